@@ -1,0 +1,6 @@
+# Everything a contributor must pass.
+.PHONY: test
+test:
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo test --workspace --locked

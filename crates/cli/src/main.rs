@@ -1,0 +1,2 @@
+//! The `sensorium` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Tables, column types, splits, samples, tokenizers and packs.

@@ -1,0 +1,1 @@
+//! Transformer blocks, towers, fusion and heads over packed sequences.

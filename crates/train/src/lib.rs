@@ -1,0 +1,1 @@
+//! The training loop: optimizers, schedules, checkpoints with exact resume, logs.
