@@ -5,13 +5,16 @@
 //! [`Confusion`], [`Probabilities`], [`Ranking`], [`MultiLabel`] and [`Regression`] hold the
 //! metrics, each defined as in scikit-learn and SciPy and tested against them.
 
+mod bootstrap;
 mod confusion;
 mod error;
 mod multilabel;
 mod probabilities;
 mod ranking;
 mod regression;
+mod significance;
 
+pub use bootstrap::{Bootstrap, Interval, Units, group_numbers};
 pub use confusion::{Average, ClassMetrics, Confusion, KappaWeights};
 pub use error::EvalError;
 pub use multilabel::MultiLabel;
@@ -21,3 +24,4 @@ pub use probabilities::{
 };
 pub use ranking::{Curve, Ranking, thin};
 pub use regression::Regression;
+pub use significance::{McNemar, bootstrap_p_value, normal_quantile, wilson};

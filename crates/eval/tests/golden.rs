@@ -1,8 +1,8 @@
 //! The metrics against scikit-learn, SciPy and NumPy (values by tools/eval_golden.py).
 
 use sensorium_eval::{
-    Average, ClassMetrics, Confusion, KappaWeights, MultiLabel, Probabilities, Ranking, Regression,
-    brier_score, calibration, log_loss, top_k_accuracy,
+    Average, ClassMetrics, Confusion, KappaWeights, McNemar, MultiLabel, Probabilities, Ranking,
+    Regression, brier_score, calibration, log_loss, normal_quantile, top_k_accuracy, wilson,
 };
 use serde_json::Value;
 
@@ -235,5 +235,36 @@ fn regression() {
         for (what, got) in scalars {
             close(case, what, got, &case["expected"][what]);
         }
+    }
+}
+
+#[test]
+fn statistics() {
+    let golden: Value = serde_json::from_str(include_str!("golden/metrics.json")).unwrap();
+    let values = &golden["statistics"];
+    for (p, quantile) in rows(&values["quantiles"])
+        .iter()
+        .map(|row| (row[0], row[1]))
+    {
+        let got = normal_quantile(p);
+        assert!(
+            (got - quantile).abs() < 1e-12 * quantile.abs().max(1.0),
+            "{p}: {got}"
+        );
+    }
+    for row in rows(&values["wilson"]) {
+        let got = wilson(row[0] as u64, row[1] as u64, row[2]).unwrap();
+        assert!((got.low - row[3]).abs() < 1e-12 && (got.high - row[4]).abs() < 1e-12);
+    }
+    for row in rows(&values["mcnemar"]) {
+        let (b, c) = (row[0] as usize, row[1] as usize);
+        let before: Vec<bool> = (0..b + c).map(|i| i < b).collect();
+        let after: Vec<bool> = before.iter().map(|right| !right).collect();
+        let got = McNemar::new(&before, &after).unwrap().p_value;
+        assert!(
+            (got - row[2]).abs() < 1e-9 * row[2],
+            "{b}, {c}: {got}, {}",
+            row[2]
+        );
     }
 }
