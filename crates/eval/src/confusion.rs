@@ -1,50 +1,13 @@
 //! The confusion matrix of a single-label task and every metric that follows from its counts.
 
+use crate::averages::Tally;
 use crate::error::{EvalError, classes_in_range, same_length};
-use serde::{Deserialize, Serialize};
 
 /// Counts of rows by truth and prediction, `[truth][predicted]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confusion {
     counts: Vec<u64>,
     classes: usize,
-}
-
-/// Precision, recall and F1 of one class, or their average over classes.
-///
-/// A quotient with nothing below the line is 0, as in scikit-learn, and named in `undefined`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ClassMetrics {
-    /// Share of the rows predicted as this class that are of it.
-    pub precision: f64,
-    /// Share of the rows of this class that were predicted as it.
-    pub recall: f64,
-    /// Harmonic mean of precision and recall.
-    pub f1: f64,
-    /// Rows of this class.
-    pub support: u64,
-    /// Rows predicted as this class.
-    pub predicted: u64,
-    /// Area under the ROC curve of this class against the rest, where it is defined.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub roc_auc: Option<f64>,
-    /// Average precision of this class against the rest, where it is defined.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub average_precision: Option<f64>,
-    /// The metrics that are 0 because they divide by zero: "precision", "recall", "f1".
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub undefined: Vec<String>,
-}
-
-/// Precision, recall and F1 averaged over classes.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Average {
-    /// Averaged precision.
-    pub precision: f64,
-    /// Averaged recall.
-    pub recall: f64,
-    /// Averaged F1.
-    pub f1: f64,
 }
 
 /// How a disagreement by several ranks counts in Cohen's kappa.
@@ -58,53 +21,6 @@ pub enum KappaWeights {
     Quadratic,
 }
 
-impl ClassMetrics {
-    /// From the rows that are right, the rows of the class and the rows predicted as it.
-    pub fn from_counts(hits: u64, support: u64, predicted: u64) -> Self {
-        let mut undefined = Vec::new();
-        let mut ratio = |above: u64, below: u64, name: &str| {
-            if below == 0 {
-                undefined.push(name.to_owned());
-                0.0
-            } else {
-                above as f64 / below as f64
-            }
-        };
-        Self {
-            precision: ratio(hits, predicted, "precision"),
-            recall: ratio(hits, support, "recall"),
-            f1: ratio(2 * hits, support + predicted, "f1"),
-            support,
-            predicted,
-            roc_auc: None,
-            average_precision: None,
-            undefined,
-        }
-    }
-}
-
-impl Average {
-    /// The average of some classes, each with its weight; zeros if the weights sum to zero.
-    pub fn weighted<'a>(classes: impl Iterator<Item = (&'a ClassMetrics, f64)>) -> Self {
-        let mut sum = Self::default();
-        let mut total = 0.0;
-        for (class, weight) in classes {
-            sum.precision += weight * class.precision;
-            sum.recall += weight * class.recall;
-            sum.f1 += weight * class.f1;
-            total += weight;
-        }
-        if total == 0.0 {
-            return Self::default();
-        }
-        Self {
-            precision: sum.precision / total,
-            recall: sum.recall / total,
-            f1: sum.f1 / total,
-        }
-    }
-}
-
 impl Confusion {
     /// Counts truths `[rows]` against predictions `[rows]`, both class indices below `classes`.
     pub fn new(truths: &[usize], predicted: &[usize], classes: usize) -> Result<Self, EvalError> {
@@ -114,24 +30,29 @@ impl Confusion {
         same_length("predictions", truths.len(), predicted.len())?;
         classes_in_range("truths", truths, classes)?;
         classes_in_range("predictions", predicted, classes)?;
-        let mut confusion = Self::empty(classes);
+        let mut counts = vec![0; classes * classes];
         for (&truth, &prediction) in truths.iter().zip(predicted) {
-            confusion.add(truth, prediction);
+            counts[truth * classes + prediction] += 1;
         }
-        Ok(confusion)
+        Ok(Self { counts, classes })
     }
 
-    /// A matrix without a row yet.
-    pub(crate) fn empty(classes: usize) -> Self {
-        Self {
-            counts: vec![0; classes * classes],
-            classes,
+    /// Takes counts `[truth][predicted]`, as many rows as columns.
+    pub fn from_rows(rows: &[Vec<u64>]) -> Result<Self, EvalError> {
+        for row in rows {
+            if row.len() != rows.len() {
+                return Err(EvalError::LengthMismatch {
+                    what: "a row of the confusion matrix",
+                    per: "classes",
+                    expected: rows.len(),
+                    got: row.len(),
+                });
+            }
         }
-    }
-
-    /// Counts one more row, whose indices the caller has checked.
-    pub(crate) fn add(&mut self, truth: usize, predicted: usize) {
-        self.counts[truth * self.classes + predicted] += 1;
+        Ok(Self {
+            counts: rows.concat(),
+            classes: rows.len(),
+        })
     }
 
     /// Number of classes.
@@ -152,101 +73,24 @@ impl Confusion {
             .collect()
     }
 
-    /// Rows in all.
-    pub fn rows(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    /// Rows predicted right.
-    pub fn correct(&self) -> u64 {
-        (0..self.classes).map(|c| self.count(c, c)).sum()
-    }
-
-    /// Rows of each class `[classes]`.
-    pub fn support(&self) -> Vec<u64> {
-        self.counts
-            .chunks(self.classes)
-            .map(|row| row.iter().sum())
-            .collect()
-    }
-
-    /// Rows predicted as each class `[classes]`.
-    pub fn predicted(&self) -> Vec<u64> {
-        let mut sums = vec![0; self.classes];
-        for row in self.counts.chunks(self.classes) {
-            for (sum, count) in sums.iter_mut().zip(row) {
-                *sum += count;
+    /// Hits, support and predictions of each class: all that the averages need.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::empty(self.classes);
+        for truth in 0..self.classes {
+            for predicted in 0..self.classes {
+                tally.add(truth, predicted, self.count(truth, predicted));
             }
         }
-        sums
-    }
-
-    /// Precision, recall and F1 of each class `[classes]`.
-    pub fn per_class(&self) -> Vec<ClassMetrics> {
-        let (support, predicted) = (self.support(), self.predicted());
-        (0..self.classes)
-            .map(|c| ClassMetrics::from_counts(self.count(c, c), support[c], predicted[c]))
-            .collect()
-    }
-
-    /// Share of rows predicted right.
-    pub fn accuracy(&self) -> f64 {
-        self.correct() as f64 / self.rows() as f64
-    }
-
-    /// Mean recall of the classes that have rows.
-    pub fn balanced_accuracy(&self) -> f64 {
-        let classes = self.per_class();
-        let present = classes.iter().filter(|c| c.support > 0);
-        Average::weighted(present.map(|c| (c, 1.0))).recall
-    }
-
-    /// Unweighted mean over the classes that occur in truths or predictions, as scikit-learn takes them.
-    pub fn macro_average(&self) -> Average {
-        let classes = self.per_class();
-        let seen = classes.iter().filter(|c| c.support + c.predicted > 0);
-        Average::weighted(seen.map(|c| (c, 1.0)))
-    }
-
-    /// Mean over classes weighted by their support.
-    pub fn weighted_average(&self) -> Average {
-        let classes = self.per_class();
-        Average::weighted(classes.iter().map(|c| (c, c.support as f64)))
-    }
-
-    /// Average over rows: for single-label tasks all three equal the accuracy.
-    pub fn micro_average(&self) -> Average {
-        let accuracy = self.accuracy();
-        Average {
-            precision: accuracy,
-            recall: accuracy,
-            f1: accuracy,
-        }
-    }
-
-    /// Matthews correlation coefficient for any number of classes; 0 where truths or predictions are constant.
-    pub fn matthews(&self) -> f64 {
-        let rows = self.rows() as f64;
-        let (support, predicted) = (self.support(), self.predicted());
-        let product = |a: &[u64], b: &[u64]| -> f64 {
-            a.iter().zip(b).map(|(&a, &b)| a as f64 * b as f64).sum()
-        };
-        let both = self.correct() as f64 * rows - product(&support, &predicted);
-        let truths = rows * rows - product(&support, &support);
-        let predictions = rows * rows - product(&predicted, &predicted);
-        if truths * predictions == 0.0 {
-            return 0.0;
-        }
-        both / (truths.sqrt() * predictions.sqrt())
+        tally
     }
 
     /// Cohen's kappa; none where chance agreement is already complete (a single class throughout).
     pub fn kappa(&self, weights: KappaWeights) -> Option<f64> {
-        let rows = self.rows() as f64;
-        let (support, predicted) = (self.support(), self.predicted());
+        let tally = self.tally();
+        let rows = tally.rows() as f64;
         let (mut observed, mut expected) = (0.0, 0.0);
-        for (truth, &in_truth) in support.iter().enumerate() {
-            for (prediction, &in_predicted) in predicted.iter().enumerate() {
+        for (truth, &in_truth) in tally.support().iter().enumerate() {
+            for (prediction, &in_predicted) in tally.predicted().iter().enumerate() {
                 let distance = truth.abs_diff(prediction) as f64;
                 let weight = match weights {
                     KappaWeights::None => f64::from(u8::from(truth != prediction)),
@@ -265,7 +109,7 @@ impl Confusion {
         self.distances()
             .map(|(distance, count)| distance as f64 * count as f64)
             .sum::<f64>()
-            / self.rows() as f64
+            / self.tally().rows() as f64
     }
 
     /// Share of rows at most one rank off, for classes that are in order.
@@ -275,7 +119,7 @@ impl Confusion {
             .filter(|(distance, _)| *distance <= 1)
             .map(|(_, count)| count)
             .sum();
-        near as f64 / self.rows() as f64
+        near as f64 / self.tally().rows() as f64
     }
 
     /// The largest confusions: (truth, predicted, rows), most rows first, equals by class index.
@@ -329,19 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn a_class_never_predicted_says_that_its_precision_is_undefined() {
-        let classes = Confusion::new(&[0, 1], &[0, 0], 3).unwrap().per_class();
-        assert_eq!(classes[0].undefined, Vec::<String>::new());
-        assert_eq!(classes[1].undefined, ["precision"]);
-        assert_eq!(classes[2].undefined, ["precision", "recall", "f1"]);
-    }
-
-    #[test]
     fn a_single_class_throughout_has_no_kappa() {
         let confusion = Confusion::new(&[1, 1], &[1, 1], 2).unwrap();
-        assert_eq!(confusion.kappa(KappaWeights::None), None);
-        assert_eq!(confusion.matthews(), 0.0);
-        assert_eq!(confusion.balanced_accuracy(), 1.0);
+        assert_eq!(confusion.kappa(KappaWeights::Quadratic), None);
+        assert_eq!(confusion.tally().kappa(), None);
     }
 
     #[test]

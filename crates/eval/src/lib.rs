@@ -5,18 +5,25 @@
 //! [`Confusion`], [`Probabilities`], [`Ranking`], [`MultiLabel`] and [`Regression`] hold the
 //! metrics, each defined as in scikit-learn and SciPy and tested against them.
 
+mod averages;
 mod bootstrap;
 mod confusion;
 mod error;
+mod evaluation;
 mod multilabel;
 mod probabilities;
 mod ranking;
 mod regression;
 mod significance;
 
+pub use averages::{Average, ClassMetrics, Tally};
 pub use bootstrap::{Bootstrap, Interval, Units, group_numbers};
-pub use confusion::{Average, ClassMetrics, Confusion, KappaWeights};
+pub use confusion::{Confusion, KappaWeights};
 pub use error::EvalError;
+pub use evaluation::{
+    Change, ChangedRow, Classification, Comparison, Curves, Difference, Evaluation, Judged,
+    Metrics, MultiLabelled, Options, Regressed, Subset, Task,
+};
 pub use multilabel::MultiLabel;
 pub use probabilities::{
     CALIBRATION_BINS, Calibration, CalibrationBin, Probabilities, brier_score, calibration,

@@ -1,6 +1,6 @@
 //! Metrics of multi-label tasks, where a row has any number of labels.
 
-use crate::confusion::{Average, ClassMetrics};
+use crate::averages::{Average, ClassMetrics};
 use crate::error::{EvalError, same_length};
 use crate::probabilities::Probabilities;
 use crate::ranking::Ranking;

@@ -114,6 +114,32 @@ impl Probabilities {
         }
     }
 
+    /// Negative log of the truth's probability, clipped to machine epsilon.
+    pub(crate) fn row_log_loss(&self, row: usize, truth: usize) -> f64 {
+        -self.row(row)[truth]
+            .clamp(f64::EPSILON, 1.0 - f64::EPSILON)
+            .ln()
+    }
+
+    /// Squared distance from the one-hot truth; with two classes of the second one only.
+    pub(crate) fn row_brier(&self, row: usize, truth: usize) -> f64 {
+        let first = usize::from(self.classes == 2);
+        let values = self.row(row).iter().enumerate().skip(first);
+        values
+            .map(|(class, p)| (p - f64::from(u8::from(class == truth))).powi(2))
+            .sum()
+    }
+
+    /// How many classes rank before the truth; of equals the lower index ranks first.
+    pub(crate) fn row_rank(&self, row: usize, truth: usize) -> usize {
+        let values = self.row(row);
+        let own = values[truth];
+        let ahead = values.iter().enumerate();
+        ahead
+            .filter(|&(class, &p)| p > own || (p == own && class < truth))
+            .count()
+    }
+
     fn check(&self, truths: &[usize]) -> Result<(), EvalError> {
         if truths.is_empty() {
             return Err(EvalError::Empty { what: "label" });
@@ -150,13 +176,9 @@ fn argmax(values: &[f64]) -> usize {
 /// Mean negative log of the truth's probability, clipped to machine epsilon as scikit-learn does.
 pub fn log_loss(truths: &[usize], probabilities: &Probabilities) -> Result<f64, EvalError> {
     probabilities.check(truths)?;
-    let sum: f64 = truths
-        .iter()
-        .enumerate()
-        .map(|(row, &truth)| {
-            let p = probabilities.row(row)[truth];
-            -p.clamp(f64::EPSILON, 1.0 - f64::EPSILON).ln()
-        })
+    let rows = truths.iter().enumerate();
+    let sum: f64 = rows
+        .map(|(row, &t)| probabilities.row_log_loss(row, t))
         .sum();
     Ok(sum / truths.len() as f64)
 }
@@ -167,17 +189,8 @@ pub fn log_loss(truths: &[usize], probabilities: &Probabilities) -> Result<f64, 
 /// the sum over classes (0 to 2): scikit-learn's default scaling.
 pub fn brier_score(truths: &[usize], probabilities: &Probabilities) -> Result<f64, EvalError> {
     probabilities.check(truths)?;
-    let mut sum = 0.0;
-    for (row, &truth) in truths.iter().enumerate() {
-        let values = probabilities.row(row);
-        if values.len() == 2 {
-            sum += (values[1] - f64::from(u8::from(truth == 1))).powi(2);
-        } else {
-            for (class, p) in values.iter().enumerate() {
-                sum += (p - f64::from(u8::from(class == truth))).powi(2);
-            }
-        }
-    }
+    let rows = truths.iter().enumerate();
+    let sum: f64 = rows.map(|(row, &t)| probabilities.row_brier(row, t)).sum();
     Ok(sum / truths.len() as f64)
 }
 
@@ -190,21 +203,9 @@ pub fn top_k_accuracy(
     k: usize,
 ) -> Result<f64, EvalError> {
     probabilities.check(truths)?;
-    let hits = truths
-        .iter()
-        .enumerate()
-        .filter(|&(row, &truth)| {
-            let values = probabilities.row(row);
-            let own = values[truth];
-            let ahead = values
-                .iter()
-                .enumerate()
-                .filter(|&(class, &p)| p > own || (p == own && class < truth))
-                .count();
-            ahead < k
-        })
-        .count();
-    Ok(hits as f64 / truths.len() as f64)
+    let rows = truths.iter().enumerate();
+    let hits = rows.filter(|&(row, &t)| probabilities.row_rank(row, t) < k);
+    Ok(hits.count() as f64 / truths.len() as f64)
 }
 
 /// How well confidence matches correctness: the bins of a reliability diagram and their mean gap.
