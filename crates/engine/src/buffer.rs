@@ -1,0 +1,172 @@
+//! Aligned buffers that return to a pool when their last use is over.
+//!
+//! A training step asks for the same sizes again and again. Taking them from
+//! a pool saves the system calls and the zeroing of fresh pages, which cost
+//! more than many of the operations themselves.
+
+use crate::Element;
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Alignment of every buffer: one cache line, one AVX-512 register.
+const ALIGN: usize = 64;
+
+/// Bytes that live in buffers now, and the most there ever were.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// The bytes held by live buffers now and at the highest moment so far.
+///
+/// Buffers that wait in a pool are not counted.
+pub fn memory_in_use() -> (usize, usize) {
+    (LIVE.load(Ordering::Relaxed), PEAK.load(Ordering::Relaxed))
+}
+
+/// Buffers of one element type, waiting to be used again, by capacity.
+pub struct Pool<E> {
+    free: Mutex<BTreeMap<usize, Vec<Raw<E>>>>,
+}
+
+struct Raw<E>(NonNull<E>);
+// SAFETY: a raw block is owned by exactly one holder (a buffer or the pool).
+unsafe impl<E: Send> Send for Raw<E> {}
+
+impl<E: Element> Pool<E> {
+    pub(crate) const fn new() -> Self {
+        Self { free: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Gives memory that nobody uses back to the system.
+    pub fn release(&self) {
+        let free = std::mem::take(&mut *self.lock());
+        for (capacity, blocks) in free {
+            for block in blocks {
+                // SAFETY: allocated below with this very layout, owned by the pool.
+                unsafe { dealloc(block.0.as_ptr().cast(), layout::<E>(capacity)) };
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Vec<Raw<E>>>> {
+        self.free.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn layout<E>(capacity: usize) -> Layout {
+    Layout::array::<E>(capacity).and_then(|l| l.align_to(ALIGN)).expect("a buffer's size fits the address space")
+}
+
+/// Sizes are rounded so that nearly equal requests share blocks: to 16
+/// elements when small, to an eighth of the leading power of two when large
+/// (at most 12.5 % is wasted).
+fn capacity_for(len: usize) -> usize {
+    if len <= 1024 {
+        return len.max(1).next_multiple_of(16);
+    }
+    let step = len.next_power_of_two() / 16;
+    len.next_multiple_of(step)
+}
+
+/// A fixed-length run of elements, aligned to a cache line.
+pub struct Buffer<E: Element> {
+    block: NonNull<E>,
+    len: usize,
+    capacity: usize,
+}
+
+// SAFETY: a buffer owns its block alone, like a `Vec`.
+unsafe impl<E: Element> Send for Buffer<E> {}
+// SAFETY: shared access is read-only, like a `Vec`.
+unsafe impl<E: Element> Sync for Buffer<E> {}
+
+impl<E: Element> Buffer<E> {
+    /// A buffer whose contents are arbitrary (but initialised) values.
+    pub fn any(len: usize) -> Self {
+        let capacity = capacity_for(len);
+        let reused = E::pool().lock().get_mut(&capacity).and_then(Vec::pop);
+        let block = match reused {
+            Some(raw) => raw.0,
+            None => {
+                // SAFETY: the layout has a non-zero size (capacity is at least 16).
+                let p = unsafe { alloc(layout::<E>(capacity)) }.cast::<E>();
+                let Some(p) = NonNull::new(p) else { handle_alloc_error(layout::<E>(capacity)) };
+                // SAFETY: freshly allocated for `capacity` elements; all-zero
+                // bytes are a valid f32 and f64. After this first time every
+                // element stays initialised for the life of the block.
+                unsafe { p.as_ptr().write_bytes(0, capacity) };
+                p
+            }
+        };
+        let live = LIVE.fetch_add(capacity * size_of::<E>(), Ordering::Relaxed) + capacity * size_of::<E>();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        Self { block, len, capacity }
+    }
+
+    /// A buffer of zeros.
+    pub fn zeros(len: usize) -> Self {
+        let mut b = Self::any(len);
+        b.fill(E::ZERO);
+        b
+    }
+
+    /// A buffer with the values of a slice.
+    pub fn from_slice(values: &[E]) -> Self {
+        let mut b = Self::any(values.len());
+        b.copy_from_slice(values);
+        b
+    }
+}
+
+impl<E: Element> Drop for Buffer<E> {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(self.capacity * size_of::<E>(), Ordering::Relaxed);
+        E::pool().lock().entry(self.capacity).or_default().push(Raw(self.block));
+    }
+}
+
+impl<E: Element> std::ops::Deref for Buffer<E> {
+    type Target = [E];
+    fn deref(&self) -> &[E] {
+        // SAFETY: the block holds `capacity >= len` initialised elements.
+        unsafe { std::slice::from_raw_parts(self.block.as_ptr(), self.len) }
+    }
+}
+
+impl<E: Element> std::ops::DerefMut for Buffer<E> {
+    fn deref_mut(&mut self) -> &mut [E] {
+        // SAFETY: as above, and `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.block.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_reused() {
+        let first = Buffer::<f64>::from_slice(&[1.0; 77_777]);
+        let address = first.as_ptr() as usize;
+        assert_eq!(address % ALIGN, 0);
+        drop(first);
+        let again = Buffer::<f64>::any(77_776);
+        assert_eq!(again.as_ptr() as usize, address, "the block waits for the next request");
+        assert_eq!(again.len(), 77_776);
+    }
+
+    #[test]
+    fn an_empty_buffer_is_allowed() {
+        assert_eq!(Buffer::<f32>::zeros(0).len(), 0);
+    }
+
+    #[test]
+    fn rounding_wastes_little() {
+        for len in [1, 17, 1025, 5000, 1_000_000, 30522 * 384] {
+            let c = capacity_for(len);
+            assert!(c >= len && (len < 1024 || (c - len) * 8 <= len), "{len} -> {c}");
+        }
+    }
+}

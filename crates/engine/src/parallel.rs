@@ -1,0 +1,79 @@
+//! Work cut by data, never by thread, so that the number of threads cannot
+//! change a bit of any result.
+
+use crate::Element;
+use rayon::prelude::*;
+
+/// Elements one task should touch at least: below this, waking a thread costs
+/// more than it saves.
+const TASK: usize = 1 << 14;
+
+/// The rows per task for rows of `cols` elements: a function of the shape only.
+pub(crate) fn rows_per_task(cols: usize) -> usize {
+    TASK.div_ceil(cols.max(1)).max(1)
+}
+
+/// Calls `f(first_row, rows)` on runs of whole rows of `out`, in parallel.
+pub(crate) fn rows_mut<E: Element>(out: &mut [E], cols: usize, f: impl Fn(usize, &mut [E]) + Sync) {
+    if out.is_empty() {
+        return;
+    }
+    let step = rows_per_task(cols);
+    out.par_chunks_mut(step * cols).enumerate().for_each(|(i, rows)| f(i * step, rows));
+}
+
+/// As [`rows_mut`] over two outputs with their own row lengths.
+pub(crate) fn rows_mut2<A: Element, B: Element>(
+    a: (&mut [A], usize),
+    b: (&mut [B], usize),
+    f: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+) {
+    if a.0.is_empty() {
+        return;
+    }
+    let step = rows_per_task(a.1.max(b.1));
+    a.0.par_chunks_mut(step * a.1)
+        .zip(b.0.par_chunks_mut(step * b.1))
+        .enumerate()
+        .for_each(|(i, (x, y))| f(i * step, x, y));
+}
+
+/// Sums `f(first_row, end_row, partial)` over fixed runs of rows, partials
+/// added in order: for gradients of what all rows share (biases, norms).
+pub(crate) fn reduce_rows<E: Element>(
+    rows: usize,
+    cols: usize,
+    out: &mut [E],
+    f: impl Fn(usize, usize, &mut [E]) + Sync,
+) {
+    // At most 32 partials, however many rows: their sum is sequential.
+    let step = rows_per_task(cols).max(rows.div_ceil(32)).max(1);
+    let parts = rows.div_ceil(step);
+    let width = out.len();
+    if parts == 0 {
+        out.fill(E::ZERO);
+        return;
+    }
+    let mut partials = crate::buffer::Buffer::<E>::zeros(parts * width);
+    partials
+        .par_chunks_mut(width.max(1))
+        .enumerate()
+        .for_each(|(i, part)| f(i * step, ((i + 1) * step).min(rows), part));
+    out.copy_from_slice(&partials[..width]);
+    for part in partials[width..].chunks(width.max(1)) {
+        for (o, x) in out.iter_mut().zip(part) {
+            *o += *x;
+        }
+    }
+}
+
+/// Runs `f` with `threads` worker threads (0: one per core).
+///
+/// The global pool is set once for the program; this is for tests and for
+/// embedding, where a second number of threads is wanted.
+///
+/// # Errors
+/// When the system cannot start the threads.
+pub fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> Result<R, rayon::ThreadPoolBuildError> {
+    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(f))
+}
