@@ -78,11 +78,7 @@ impl Average {
         if total == 0.0 {
             return Self::default();
         }
-        Self {
-            precision: sum.precision / total,
-            recall: sum.recall / total,
-            f1: sum.f1 / total,
-        }
+        Self { precision: sum.precision / total, recall: sum.recall / total, f1: sum.f1 / total }
     }
 }
 
@@ -96,11 +92,7 @@ pub struct Tally {
 
 impl Tally {
     pub(crate) fn empty(classes: usize) -> Self {
-        Self {
-            hits: vec![0; classes],
-            support: vec![0; classes],
-            predicted: vec![0; classes],
-        }
+        Self { hits: vec![0; classes], support: vec![0; classes], predicted: vec![0; classes] }
     }
 
     /// Counts `rows` more of class `truth` predicted as `predicted`, both checked by the caller.
@@ -167,11 +159,7 @@ impl Tally {
     /// Average over rows: for single-label tasks all three equal the accuracy.
     pub fn micro_average(&self) -> Average {
         let accuracy = self.accuracy();
-        Average {
-            precision: accuracy,
-            recall: accuracy,
-            f1: accuracy,
-        }
+        Average { precision: accuracy, recall: accuracy, f1: accuracy }
     }
 
     /// Matthews correlation coefficient for any number of classes; 0 where truths or predictions are constant.

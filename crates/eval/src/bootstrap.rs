@@ -23,11 +23,7 @@ pub struct Bootstrap {
 
 impl Default for Bootstrap {
     fn default() -> Self {
-        Self {
-            resamples: 1000,
-            confidence: 0.95,
-            seed: 0,
-        }
+        Self { resamples: 1000, confidence: 0.95, seed: 0 }
     }
 }
 
@@ -63,10 +59,7 @@ pub struct Units {
 impl Units {
     /// Each of the `picked` rows (indices below `rows`) is drawn by itself.
     pub fn rows(picked: &[usize], rows: usize) -> Self {
-        Self {
-            members: picked.iter().map(|&row| vec![row]).collect(),
-            rows,
-        }
+        Self { members: picked.iter().map(|&row| vec![row]).collect(), rows }
     }
 
     /// The `picked` rows of one group are drawn together: use it where rows of a group are alike,
@@ -81,10 +74,7 @@ impl Units {
             }
             members[at].push(row);
         }
-        Self {
-            members,
-            rows: groups.len(),
-        }
+        Self { members, rows: groups.len() }
     }
 
     /// How many units are drawn for a resample.
@@ -113,11 +103,7 @@ impl Bootstrap {
     /// Checks the settings.
     pub fn check(&self) -> Result<(), EvalError> {
         if self.resamples == 0 {
-            return Err(EvalError::BadSetting {
-                name: "resamples",
-                value: "0".into(),
-                expected: "at least 1",
-            });
+            return Err(EvalError::BadSetting { name: "resamples", value: "0".into(), expected: "at least 1" });
         }
         if !(self.confidence > 0.0 && self.confidence < 1.0) {
             return Err(EvalError::BadSetting {
@@ -140,18 +126,14 @@ impl Bootstrap {
         if units.is_empty() {
             return Err(EvalError::Empty { what: "label" });
         }
-        let measured: Vec<Vec<Option<f64>>> = (0..self.resamples)
-            .into_par_iter()
-            .map(|resample| measure(&self.draw(units, resample)))
-            .collect();
+        let measured: Vec<Vec<Option<f64>>> =
+            (0..self.resamples).into_par_iter().map(|resample| measure(&self.draw(units, resample))).collect();
         let metrics = measured[0].len();
         for values in &measured {
             same_length("measured metrics", metrics, values.len())?;
         }
         let defined = |value: &Option<f64>| value.filter(|v| v.is_finite());
-        Ok((0..metrics)
-            .map(|m| measured.iter().filter_map(|v| defined(&v[m])).collect())
-            .collect())
+        Ok((0..metrics).map(|m| measured.iter().filter_map(|v| defined(&v[m])).collect()).collect())
     }
 
     /// The interval that holds the middle of the values; none if over half of the resamples were undefined.
@@ -161,10 +143,7 @@ impl Bootstrap {
         }
         values.sort_by(f64::total_cmp);
         let tail = (1.0 - self.confidence) / 2.0;
-        Some(Interval {
-            low: percentile(&values, tail),
-            high: percentile(&values, 1.0 - tail),
-        })
+        Some(Interval { low: percentile(&values, tail), high: percentile(&values, 1.0 - tail) })
     }
 
     /// How often each row was drawn into this resample `[rows]`.
@@ -200,10 +179,7 @@ fn philox(seed: u64, high: u64, low: u64) -> [u64; 2] {
         let (low0, high0) = halves(u64::from(c[0]) * 0xD251_1F53);
         let (low1, high1) = halves(u64::from(c[2]) * 0xCD9E_8D57);
         c = [high1 ^ c[1] ^ key.0, low1, high0 ^ c[3] ^ key.1, low0];
-        key = (
-            key.0.wrapping_add(0x9E37_79B9),
-            key.1.wrapping_add(0xBB67_AE85),
-        );
+        key = (key.0.wrapping_add(0x9E37_79B9), key.1.wrapping_add(0xBB67_AE85));
     }
     let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
     [word(c[0], c[1]), word(c[2], c[3])]
@@ -215,11 +191,7 @@ mod tests {
 
     fn mean(values: &[f64], counts: &[u32]) -> Vec<Option<f64>> {
         let total: u32 = counts.iter().sum();
-        let sum: f64 = values
-            .iter()
-            .zip(counts)
-            .map(|(v, &c)| v * f64::from(c))
-            .sum();
+        let sum: f64 = values.iter().zip(counts).map(|(v, &c)| v * f64::from(c)).sum();
         vec![(total > 0).then(|| sum / f64::from(total))]
     }
 
@@ -234,19 +206,14 @@ mod tests {
 
     /// Numbers in 0 to 1 for the tests, from a stream that no resample uses.
     fn uniform(stream: u64, count: usize) -> Vec<f64> {
-        (0..count)
-            .map(|i| philox(99, stream, i as u64)[0] as f64 / u64::MAX as f64)
-            .collect()
+        (0..count).map(|i| philox(99, stream, i as u64)[0] as f64 / u64::MAX as f64).collect()
     }
 
     #[test]
     fn the_generator_is_philox() {
         // Known answers published with Random123: key and counter all zeros, all ones.
         assert_eq!(philox(0, 0, 0), [0xe169c58d_6627e8d5, 0x9b00dbd8_bc57ac4c]);
-        assert_eq!(
-            philox(u64::MAX, u64::MAX, u64::MAX),
-            [0x41c83b0e_408f276d, 0x6d5451fd_a20bc7c6]
-        );
+        assert_eq!(philox(u64::MAX, u64::MAX, u64::MAX), [0x41c83b0e_408f276d, 0x6d5451fd_a20bc7c6]);
     }
 
     #[test]
@@ -255,17 +222,12 @@ mod tests {
         let units = Units::rows(&all(101), 101);
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            pool.build().unwrap().install(|| {
-                Bootstrap::default().distributions(&units, |counts| mean(&values, counts))
-            })
+            pool.build().unwrap().install(|| Bootstrap::default().distributions(&units, |counts| mean(&values, counts)))
         };
         let one = with(1).unwrap();
         assert_eq!(one, with(2).unwrap());
         assert_eq!(one, with(4).unwrap());
-        let other = Bootstrap {
-            seed: 1,
-            ..Bootstrap::default()
-        };
+        let other = Bootstrap { seed: 1, ..Bootstrap::default() };
         let other = other.distributions(&units, |counts| mean(&values, counts));
         assert_ne!(one, other.unwrap());
     }
@@ -289,10 +251,7 @@ mod tests {
 
     #[test]
     fn the_interval_covers_the_truth_about_as_often_as_it_says() {
-        let bootstrap = Bootstrap {
-            resamples: 400,
-            ..Bootstrap::default()
-        };
+        let bootstrap = Bootstrap { resamples: 400, ..Bootstrap::default() };
         let units = Units::rows(&all(60), 60);
         let covered = (0..400)
             .filter(|&data| {
@@ -341,10 +300,7 @@ mod tests {
 
     #[test]
     fn senseless_settings_are_refused() {
-        let bootstrap = Bootstrap {
-            confidence: 95.0,
-            ..Bootstrap::default()
-        };
+        let bootstrap = Bootstrap { confidence: 95.0, ..Bootstrap::default() };
         let error = bootstrap.check().unwrap_err().to_string();
         assert!(error.contains("confidence is 95"), "{error}");
     }

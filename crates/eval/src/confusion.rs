@@ -49,10 +49,7 @@ impl Confusion {
                 });
             }
         }
-        Ok(Self {
-            counts: rows.concat(),
-            classes: rows.len(),
-        })
+        Ok(Self { counts: rows.concat(), classes: rows.len() })
     }
 
     /// Number of classes.
@@ -67,10 +64,7 @@ impl Confusion {
 
     /// The counts, one vector of predictions per truth.
     pub fn to_rows(&self) -> Vec<Vec<u64>> {
-        self.counts
-            .chunks(self.classes)
-            .map(<[u64]>::to_vec)
-            .collect()
+        self.counts.chunks(self.classes).map(<[u64]>::to_vec).collect()
     }
 
     /// Hits, support and predictions of each class: all that the averages need.
@@ -106,19 +100,13 @@ impl Confusion {
 
     /// Mean distance in ranks between truth and prediction, for classes that are in order.
     pub fn mean_rank_error(&self) -> f64 {
-        self.distances()
-            .map(|(distance, count)| distance as f64 * count as f64)
-            .sum::<f64>()
+        self.distances().map(|(distance, count)| distance as f64 * count as f64).sum::<f64>()
             / self.tally().rows() as f64
     }
 
     /// Share of rows at most one rank off, for classes that are in order.
     pub fn within_one_rank(&self) -> f64 {
-        let near: u64 = self
-            .distances()
-            .filter(|(distance, _)| *distance <= 1)
-            .map(|(_, count)| count)
-            .sum();
+        let near: u64 = self.distances().filter(|(distance, _)| *distance <= 1).map(|(_, count)| count).sum();
         near as f64 / self.tally().rows() as f64
     }
 
@@ -136,10 +124,7 @@ impl Confusion {
     }
 
     fn distances(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        self.counts
-            .iter()
-            .enumerate()
-            .map(|(at, &count)| ((at / self.classes).abs_diff(at % self.classes), count))
+        self.counts.iter().enumerate().map(|(at, &count)| ((at / self.classes).abs_diff(at % self.classes), count))
     }
 }
 
@@ -150,26 +135,13 @@ mod tests {
     #[test]
     fn an_index_out_of_range_names_its_row() {
         let error = Confusion::new(&[0, 1], &[0, 5], 3).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "predictions, row 1: class index 5 is out of range, there are 3 classes"
-        );
+        assert_eq!(error.to_string(), "predictions, row 1: class index 5 is out of range, there are 3 classes");
     }
 
     #[test]
     fn empty_and_ragged_inputs_are_refused() {
-        assert!(matches!(
-            Confusion::new(&[], &[], 3),
-            Err(EvalError::Empty { .. })
-        ));
-        assert!(matches!(
-            Confusion::new(&[0, 1], &[0], 3),
-            Err(EvalError::LengthMismatch {
-                expected: 2,
-                got: 1,
-                ..
-            })
-        ));
+        assert!(matches!(Confusion::new(&[], &[], 3), Err(EvalError::Empty { .. })));
+        assert!(matches!(Confusion::new(&[0, 1], &[0], 3), Err(EvalError::LengthMismatch { expected: 2, got: 1, .. })));
     }
 
     #[test]
@@ -182,10 +154,6 @@ mod tests {
     #[test]
     fn confusions_come_largest_first() {
         let confusion = Confusion::new(&[0, 0, 1, 2, 2, 2], &[1, 1, 0, 2, 1, 0], 3).unwrap();
-        assert_eq!(
-            confusion.most_confused(2),
-            vec![(0, 1, 2), (1, 0, 1)],
-            "the diagonal does not count"
-        );
+        assert_eq!(confusion.most_confused(2), vec![(0, 1, 2), (1, 0, 1)], "the diagonal does not count");
     }
 }

@@ -88,52 +88,27 @@ pub enum EvalError {
 }
 
 /// Checks that there are `expected` entries in `what`, one per row.
-pub(crate) fn same_length(
-    what: &'static str,
-    expected: usize,
-    got: usize,
-) -> Result<(), EvalError> {
+pub(crate) fn same_length(what: &'static str, expected: usize, got: usize) -> Result<(), EvalError> {
     if expected == got {
         return Ok(());
     }
-    Err(EvalError::LengthMismatch {
-        what,
-        per: "rows",
-        expected,
-        got,
-    })
+    Err(EvalError::LengthMismatch { what, per: "rows", expected, got })
 }
 
 /// Checks that each class index is below `classes`.
-pub(crate) fn classes_in_range(
-    what: &'static str,
-    indices: &[usize],
-    classes: usize,
-) -> Result<(), EvalError> {
+pub(crate) fn classes_in_range(what: &'static str, indices: &[usize], classes: usize) -> Result<(), EvalError> {
     match indices.iter().position(|&index| index >= classes) {
         None => Ok(()),
-        Some(row) => Err(EvalError::ClassOutOfRange {
-            what,
-            row,
-            index: indices[row],
-            classes,
-        }),
+        Some(row) => Err(EvalError::ClassOutOfRange { what, row, index: indices[row], classes }),
     }
 }
 
 /// Checks that no value of `[rows, columns]` is NaN or infinite.
-pub(crate) fn all_finite(
-    what: &'static str,
-    values: &[f64],
-    columns: usize,
-) -> Result<(), EvalError> {
+pub(crate) fn all_finite(what: &'static str, values: &[f64], columns: usize) -> Result<(), EvalError> {
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
-        Some(at) => Err(EvalError::NotFinite {
-            what,
-            row: at / columns.max(1),
-            column: at % columns.max(1),
-            value: values[at],
-        }),
+        Some(at) => {
+            Err(EvalError::NotFinite { what, row: at / columns.max(1), column: at % columns.max(1), value: values[at] })
+        }
     }
 }

@@ -27,11 +27,7 @@ impl MultiLabel {
                 got: truths.len() % labels,
             });
         }
-        same_length(
-            "predictions",
-            truths.len() / labels,
-            predicted.len() / labels,
-        )?;
+        same_length("predictions", truths.len() / labels, predicted.len() / labels)?;
         if predicted.len() != truths.len() {
             return Err(EvalError::LengthMismatch {
                 what: "a row of the predictions",
@@ -40,11 +36,7 @@ impl MultiLabel {
                 got: predicted.len() % labels,
             });
         }
-        Ok(Self {
-            truths,
-            predicted,
-            labels,
-        })
+        Ok(Self { truths, predicted, labels })
     }
 
     /// Predicts each label whose probability is at least its threshold (`[labels]`).
@@ -91,17 +83,8 @@ impl MultiLabel {
 
     /// The rows at these indices, in this order.
     pub fn select(&self, rows: &[usize]) -> Self {
-        let pick = |of: fn(&Self, usize) -> &[bool]| {
-            rows.iter()
-                .flat_map(|&row| of(self, row))
-                .copied()
-                .collect()
-        };
-        Self {
-            truths: pick(Self::truth),
-            predicted: pick(Self::predicted),
-            labels: self.labels,
-        }
+        let pick = |of: fn(&Self, usize) -> &[bool]| rows.iter().flat_map(|&row| of(self, row)).copied().collect();
+        Self { truths: pick(Self::truth), predicted: pick(Self::predicted), labels: self.labels }
     }
 
     fn all_rows(&self) -> impl Iterator<Item = (&[bool], &[bool])> {
@@ -144,10 +127,7 @@ impl MultiLabel {
 
     /// Mean over rows of each row's precision, recall and F1.
     pub fn samples_average(&self) -> Average {
-        let rows: Vec<_> = self
-            .all_rows()
-            .map(|(truth, predicted)| ratio_of(truth.iter().zip(predicted)))
-            .collect();
+        let rows: Vec<_> = self.all_rows().map(|(truth, predicted)| ratio_of(truth.iter().zip(predicted))).collect();
         Average::weighted(rows.iter().map(|row| (row, 1.0)))
     }
 
@@ -164,10 +144,7 @@ impl MultiLabel {
     }
 
     /// Average precision of each label by its probabilities; none for a label without a positive row.
-    pub fn average_precision(
-        &self,
-        probabilities: &Probabilities,
-    ) -> Result<Vec<Option<f64>>, EvalError> {
+    pub fn average_precision(&self, probabilities: &Probabilities) -> Result<Vec<Option<f64>>, EvalError> {
         self.per_ranking(probabilities, Ranking::average_precision)
     }
 
@@ -177,20 +154,11 @@ impl MultiLabel {
     }
 
     /// Average precision and area under the ROC curve of all decisions ranked together.
-    pub fn micro_ranking(
-        &self,
-        probabilities: &Probabilities,
-    ) -> Result<(Option<f64>, Option<f64>), EvalError> {
+    pub fn micro_ranking(&self, probabilities: &Probabilities) -> Result<(Option<f64>, Option<f64>), EvalError> {
         same_length("probabilities", self.rows(), probabilities.rows())?;
-        let scores: Vec<f64> = (0..self.rows())
-            .flat_map(|row| probabilities.row(row))
-            .copied()
-            .collect();
+        let scores: Vec<f64> = (0..self.rows()).flat_map(|row| probabilities.row(row)).copied().collect();
         let ranking = Ranking::new(&scores)?;
-        Ok((
-            ranking.average_precision(&self.truths)?,
-            ranking.roc_auc(&self.truths)?,
-        ))
+        Ok((ranking.average_precision(&self.truths)?, ranking.roc_auc(&self.truths)?))
     }
 
     fn per_ranking(

@@ -30,10 +30,7 @@ impl Probabilities {
     }
 
     /// Takes one vector per row, each with one value per class.
-    pub fn from_rows<T: Copy + Into<f64>>(
-        rows: &[Vec<T>],
-        classes: usize,
-    ) -> Result<Self, EvalError> {
+    pub fn from_rows<T: Copy + Into<f64>>(rows: &[Vec<T>], classes: usize) -> Result<Self, EvalError> {
         Self::new(flatten(rows, classes)?, classes)
     }
 
@@ -51,24 +48,14 @@ impl Probabilities {
         if let Some(at) = values.iter().position(|p| !(0.0..=1.0).contains(p)) {
             // A softmax in f32 may round a hair above one.
             if values[at] < 0.0 || values[at] > 1.0 + 1e-6 {
-                return Err(EvalError::NotAProbability {
-                    row: at / columns,
-                    column: at % columns,
-                    value: values[at],
-                });
+                return Err(EvalError::NotAProbability { row: at / columns, column: at % columns, value: values[at] });
             }
         }
-        Ok(Self {
-            values,
-            classes: columns,
-        })
+        Ok(Self { values, classes: columns })
     }
 
     /// Like [`Probabilities::unnormalised`], from one vector per row.
-    pub fn unnormalised_from_rows<T: Copy + Into<f64>>(
-        rows: &[Vec<T>],
-        columns: usize,
-    ) -> Result<Self, EvalError> {
+    pub fn unnormalised_from_rows<T: Copy + Into<f64>>(rows: &[Vec<T>], columns: usize) -> Result<Self, EvalError> {
         Self::unnormalised(flatten(rows, columns)?, columns)
     }
 
@@ -89,12 +76,7 @@ impl Probabilities {
 
     /// The probability of one class in each row `[rows]`.
     pub fn column(&self, class: usize) -> Vec<f64> {
-        self.values
-            .iter()
-            .skip(class)
-            .step_by(self.classes)
-            .copied()
-            .collect()
+        self.values.iter().skip(class).step_by(self.classes).copied().collect()
     }
 
     /// The most probable class of each row; of equals the one with the lowest index.
@@ -104,30 +86,19 @@ impl Probabilities {
 
     /// The rows at these indices, in this order.
     pub fn select(&self, rows: &[usize]) -> Self {
-        Self {
-            values: rows
-                .iter()
-                .flat_map(|&row| self.row(row))
-                .copied()
-                .collect(),
-            classes: self.classes,
-        }
+        Self { values: rows.iter().flat_map(|&row| self.row(row)).copied().collect(), classes: self.classes }
     }
 
     /// Negative log of the truth's probability, clipped to machine epsilon.
     pub(crate) fn row_log_loss(&self, row: usize, truth: usize) -> f64 {
-        -self.row(row)[truth]
-            .clamp(f64::EPSILON, 1.0 - f64::EPSILON)
-            .ln()
+        -self.row(row)[truth].clamp(f64::EPSILON, 1.0 - f64::EPSILON).ln()
     }
 
     /// Squared distance from the one-hot truth; with two classes of the second one only.
     pub(crate) fn row_brier(&self, row: usize, truth: usize) -> f64 {
         let first = usize::from(self.classes == 2);
         let values = self.row(row).iter().enumerate().skip(first);
-        values
-            .map(|(class, p)| (p - f64::from(u8::from(class == truth))).powi(2))
-            .sum()
+        values.map(|(class, p)| (p - f64::from(u8::from(class == truth))).powi(2)).sum()
     }
 
     /// How many classes rank before the truth; of equals the lower index ranks first.
@@ -135,9 +106,7 @@ impl Probabilities {
         let values = self.row(row);
         let own = values[truth];
         let ahead = values.iter().enumerate();
-        ahead
-            .filter(|&(class, &p)| p > own || (p == own && class < truth))
-            .count()
+        ahead.filter(|&(class, &p)| p > own || (p == own && class < truth)).count()
     }
 
     fn check(&self, truths: &[usize]) -> Result<(), EvalError> {
@@ -177,9 +146,7 @@ fn argmax(values: &[f64]) -> usize {
 pub fn log_loss(truths: &[usize], probabilities: &Probabilities) -> Result<f64, EvalError> {
     probabilities.check(truths)?;
     let rows = truths.iter().enumerate();
-    let sum: f64 = rows
-        .map(|(row, &t)| probabilities.row_log_loss(row, t))
-        .sum();
+    let sum: f64 = rows.map(|(row, &t)| probabilities.row_log_loss(row, t)).sum();
     Ok(sum / truths.len() as f64)
 }
 
@@ -197,11 +164,7 @@ pub fn brier_score(truths: &[usize], probabilities: &Probabilities) -> Result<f6
 /// Share of rows whose truth is among the `k` most probable classes.
 ///
 /// Equal probabilities rank by class index, lowest first, so that `k = 1` is the accuracy.
-pub fn top_k_accuracy(
-    truths: &[usize],
-    probabilities: &Probabilities,
-    k: usize,
-) -> Result<f64, EvalError> {
+pub fn top_k_accuracy(truths: &[usize], probabilities: &Probabilities, k: usize) -> Result<f64, EvalError> {
     probabilities.check(truths)?;
     let rows = truths.iter().enumerate();
     let hits = rows.filter(|&(row, &t)| probabilities.row_rank(row, t) < k);
@@ -239,18 +202,10 @@ pub struct CalibrationBin {
 /// Confidence is the largest probability of a row. Rows fall into `bins` bins of equal width,
 /// bin b holding `(b/bins, (b+1)/bins]`. The expected calibration error is
 /// `sum over bins of rows_b / rows * |accuracy_b - confidence_b|` (Guo et al. 2017).
-pub fn calibration(
-    truths: &[usize],
-    probabilities: &Probabilities,
-    bins: usize,
-) -> Result<Calibration, EvalError> {
+pub fn calibration(truths: &[usize], probabilities: &Probabilities, bins: usize) -> Result<Calibration, EvalError> {
     probabilities.check(truths)?;
     if bins == 0 {
-        return Err(EvalError::BadSetting {
-            name: "bins",
-            value: "0".into(),
-            expected: "at least 1",
-        });
+        return Err(EvalError::BadSetting { name: "bins", value: "0".into(), expected: "at least 1" });
     }
     let mut count = vec![0usize; bins];
     let mut confidence = vec![0.0; bins];
@@ -281,11 +236,7 @@ pub fn calibration(
             }
         })
         .collect();
-    Ok(Calibration {
-        error,
-        maximum_error,
-        bins,
-    })
+    Ok(Calibration { error, maximum_error, bins })
 }
 
 #[cfg(test)]
@@ -297,37 +248,20 @@ mod tests {
         let error = Probabilities::new(vec![0.5, 0.5, 0.9, 0.9], 2).unwrap_err();
         assert!(matches!(error, EvalError::NotNormalised { row: 1, .. }));
         let error = Probabilities::new(vec![0.5, 0.5, 3.0, -2.0], 2).unwrap_err();
-        assert!(matches!(
-            error,
-            EvalError::NotAProbability {
-                row: 1,
-                column: 0,
-                ..
-            }
-        ));
+        assert!(matches!(error, EvalError::NotAProbability { row: 1, column: 0, .. }));
     }
 
     #[test]
     fn nan_is_refused_and_located() {
         let error = Probabilities::new(vec![0.5, 0.5, 1.0, f64::NAN], 2).unwrap_err();
-        assert!(matches!(
-            error,
-            EvalError::NotFinite {
-                row: 1,
-                column: 1,
-                ..
-            }
-        ));
+        assert!(matches!(error, EvalError::NotFinite { row: 1, column: 1, .. }));
         assert!(error.to_string().contains("row 1, column 1"));
     }
 
     #[test]
     fn ragged_rows_are_refused() {
         let rows = vec![vec![0.5f32, 0.5], vec![1.0]];
-        assert!(matches!(
-            Probabilities::from_rows(&rows, 2),
-            Err(EvalError::LengthMismatch { got: 1, .. })
-        ));
+        assert!(matches!(Probabilities::from_rows(&rows, 2), Err(EvalError::LengthMismatch { got: 1, .. })));
     }
 
     #[test]

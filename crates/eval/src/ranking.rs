@@ -20,9 +20,8 @@ impl Ranking {
         all_finite("scores", scores, 1)?;
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-        let ends_tie = (0..order.len())
-            .map(|at| at + 1 == order.len() || scores[order[at]] != scores[order[at + 1]])
-            .collect();
+        let ends_tie =
+            (0..order.len()).map(|at| at + 1 == order.len() || scores[order[at]] != scores[order[at + 1]]).collect();
         Ok(Self { order, ends_tie })
     }
 
@@ -48,11 +47,8 @@ impl Ranking {
         if positives == 0 || negatives == 0 {
             return Ok(Vec::new());
         }
-        let rate =
-            |&(p, n): &(u64, u64)| (n as f64 / negatives as f64, p as f64 / positives as f64);
-        Ok(std::iter::once((0.0, 0.0))
-            .chain(steps.iter().map(rate))
-            .collect())
+        let rate = |&(p, n): &(u64, u64)| (n as f64 / negatives as f64, p as f64 / positives as f64);
+        Ok(std::iter::once((0.0, 0.0)).chain(steps.iter().map(rate)).collect())
     }
 
     /// Precision over recall from recall 0 (precision 1) upwards; empty without positive rows.
@@ -64,9 +60,7 @@ impl Ranking {
             return Ok(Vec::new());
         }
         let point = |&(p, n): &(u64, u64)| (p as f64 / positives as f64, p as f64 / (p + n) as f64);
-        Ok(std::iter::once((0.0, 1.0))
-            .chain(steps.iter().map(point))
-            .collect())
+        Ok(std::iter::once((0.0, 1.0)).chain(steps.iter().map(point)).collect())
     }
 
     /// [`Ranking::roc_auc`] where each row counts `weight(row)` times, as in a resample.
@@ -115,11 +109,7 @@ impl Ranking {
     }
 
     /// Positives and negatives at or above each distinct score, highest score first.
-    fn steps(
-        &self,
-        positive: impl Fn(usize) -> bool,
-        weight: impl Fn(usize) -> u64,
-    ) -> Vec<(u64, u64)> {
+    fn steps(&self, positive: impl Fn(usize) -> bool, weight: impl Fn(usize) -> u64) -> Vec<(u64, u64)> {
         let mut seen = (0, 0);
         let mut steps = Vec::new();
         for (at, &row) in self.order.iter().enumerate() {
@@ -141,9 +131,7 @@ pub fn thin(curve: &[(f64, f64)], limit: usize) -> Curve {
     if curve.len() <= limit || limit < 2 {
         return curve.to_vec();
     }
-    (0..limit)
-        .map(|i| curve[i * (curve.len() - 1) / (limit - 1)])
-        .collect()
+    (0..limit).map(|i| curve[i * (curve.len() - 1) / (limit - 1)]).collect()
 }
 
 #[cfg(test)]
@@ -156,10 +144,7 @@ mod tests {
         let truths = [true, false, true, false];
         assert_eq!(ranking.roc_auc(&truths).unwrap(), Some(0.5));
         assert_eq!(ranking.average_precision(&truths).unwrap(), Some(0.5));
-        assert_eq!(
-            ranking.roc_curve(&truths).unwrap(),
-            [(0.0, 0.0), (1.0, 1.0)]
-        );
+        assert_eq!(ranking.roc_curve(&truths).unwrap(), [(0.0, 0.0), (1.0, 1.0)]);
     }
 
     #[test]
@@ -177,13 +162,9 @@ mod tests {
         let truths = [true, false, true, true, false];
         let weights = [2, 0, 1, 3, 2];
         let repeat = |values: &[f64]| -> Vec<f64> {
-            (0..5)
-                .flat_map(|i| std::iter::repeat_n(values[i], weights[i] as usize))
-                .collect()
+            (0..5).flat_map(|i| std::iter::repeat_n(values[i], weights[i] as usize)).collect()
         };
-        let labels: Vec<bool> = (0..5)
-            .flat_map(|i| std::iter::repeat_n(truths[i], weights[i] as usize))
-            .collect();
+        let labels: Vec<bool> = (0..5).flat_map(|i| std::iter::repeat_n(truths[i], weights[i] as usize)).collect();
         let repeated = Ranking::new(&repeat(&scores)).unwrap();
         let ranking = Ranking::new(&scores).unwrap();
         let area = ranking.roc_auc_weighted(|row| truths[row], |row| weights[row]);
@@ -194,10 +175,7 @@ mod tests {
 
     #[test]
     fn nan_scores_are_refused() {
-        assert!(matches!(
-            Ranking::new(&[0.1, f64::NAN]),
-            Err(EvalError::NotFinite { row: 1, .. })
-        ));
+        assert!(matches!(Ranking::new(&[0.1, f64::NAN]), Err(EvalError::NotFinite { row: 1, .. })));
     }
 
     #[test]

@@ -45,11 +45,7 @@ impl<'a> Regression<'a> {
         let mut errors: Vec<f64> = self.errors().map(f64::abs).collect();
         errors.sort_by(f64::total_cmp);
         let middle = errors.len() / 2;
-        if errors.len() % 2 == 1 {
-            errors[middle]
-        } else {
-            (errors[middle - 1] + errors[middle]) / 2.0
-        }
+        if errors.len() % 2 == 1 { errors[middle] } else { (errors[middle - 1] + errors[middle]) / 2.0 }
     }
 
     /// Largest absolute error.
@@ -118,10 +114,7 @@ fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     if constant(a) || constant(b) {
         return None;
     }
-    let (center_a, center_b) = (
-        mean(a.iter().copied(), a.len()),
-        mean(b.iter().copied(), b.len()),
-    );
+    let (center_a, center_b) = (mean(a.iter().copied(), a.len()), mean(b.iter().copied(), b.len()));
     let (mut both, mut square_a, mut square_b) = (0.0, 0.0, 0.0);
     for (x, y) in a.iter().zip(b) {
         let (x, y) = (x - center_a, y - center_b);
@@ -152,10 +145,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 /// Pairs of equal neighbours-in-order values.
 fn tied_pairs<T: PartialEq>(values: impl Iterator<Item = T>) -> u64 {
     let values: Vec<T> = values.collect();
-    values
-        .chunk_by(PartialEq::eq)
-        .map(|tie| tie.len() as u64 * (tie.len() as u64 - 1) / 2)
-        .sum()
+    values.chunk_by(PartialEq::eq).map(|tie| tie.len() as u64 * (tie.len() as u64 - 1) / 2).sum()
 }
 
 /// Sorts by merging and returns how many pairs stood in the wrong order.
@@ -189,10 +179,7 @@ mod tests {
     #[test]
     fn nan_is_refused_and_located() {
         let error = Regression::new(&[1.0, 2.0], &[1.0, f64::NAN]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "predictions, row 1, column 0: NaN is not a finite number"
-        );
+        assert_eq!(error.to_string(), "predictions, row 1, column 0: NaN is not a finite number");
     }
 
     #[test]

@@ -22,11 +22,7 @@ impl McNemar {
         let pairs = || before.iter().zip(after);
         let only_before = pairs().filter(|(b, a)| **b && !**a).count() as u64;
         let only_after = pairs().filter(|(b, a)| **a && !**b).count() as u64;
-        Ok(Self {
-            only_before,
-            only_after,
-            p_value: binomial_half_p(only_before, only_after),
-        })
+        Ok(Self { only_before, only_after, p_value: binomial_half_p(only_before, only_after) })
     }
 }
 
@@ -71,11 +67,7 @@ pub fn wilson(successes: u64, rows: u64, confidence: f64) -> Result<Interval, Ev
     let half = z / scale * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).sqrt();
     Ok(Interval {
         low: if successes == 0 { 0.0 } else { center - half },
-        high: if successes == rows {
-            1.0
-        } else {
-            center + half
-        },
+        high: if successes == rows { 1.0 } else { center + half },
     })
 }
 
@@ -101,11 +93,8 @@ pub fn normal_quantile(p: f64) -> f64 {
         return q * rational(r, &CENTER_ABOVE, &CENTER_BELOW);
     }
     let r = (-p.min(1.0 - p).ln()).sqrt();
-    let tail = if r <= 5.0 {
-        rational(r - 1.6, &TAIL_ABOVE, &TAIL_BELOW)
-    } else {
-        rational(r - 5.0, &FAR_ABOVE, &FAR_BELOW)
-    };
+    let tail =
+        if r <= 5.0 { rational(r - 1.6, &TAIL_ABOVE, &TAIL_BELOW) } else { rational(r - 5.0, &FAR_ABOVE, &FAR_BELOW) };
     tail.copysign(q)
 }
 

@@ -1,8 +1,8 @@
 //! The metrics against scikit-learn, SciPy and NumPy (values by tools/eval_golden.py).
 
 use sensorium_eval::{
-    Average, ClassMetrics, Confusion, KappaWeights, McNemar, MultiLabel, Probabilities, Ranking,
-    Regression, brier_score, calibration, log_loss, normal_quantile, top_k_accuracy, wilson,
+    Average, ClassMetrics, Confusion, KappaWeights, McNemar, MultiLabel, Probabilities, Ranking, Regression,
+    brier_score, calibration, log_loss, normal_quantile, top_k_accuracy, wilson,
 };
 use serde_json::Value;
 
@@ -20,10 +20,7 @@ fn numbers(value: &Value) -> Vec<f64> {
 
 fn indices(value: &Value) -> Vec<usize> {
     let values = value.as_array().unwrap();
-    values
-        .iter()
-        .map(|v| v.as_u64().unwrap() as usize)
-        .collect()
+    values.iter().map(|v| v.as_u64().unwrap() as usize).collect()
 }
 
 fn rows(value: &Value) -> Vec<Vec<f64>> {
@@ -34,14 +31,10 @@ fn rows(value: &Value) -> Vec<Vec<f64>> {
 fn close(case: &Value, what: &str, got: impl Into<Option<f64>>, expected: &Value) {
     let name = &case["name"];
     match (got.into(), expected.as_f64()) {
-        (Some(got), Some(want)) => assert!(
-            (got - want).abs() <= 1e-10 * want.abs().max(1.0),
-            "{name}, {what}: got {got}, expected {want}"
-        ),
-        (got, _) => assert!(
-            got.is_none() && expected.is_null(),
-            "{name}, {what}: got {got:?}, expected {expected}"
-        ),
+        (Some(got), Some(want)) => {
+            assert!((got - want).abs() <= 1e-10 * want.abs().max(1.0), "{name}, {what}: got {got}, expected {want}")
+        }
+        (got, _) => assert!(got.is_none() && expected.is_null(), "{name}, {what}: got {got:?}, expected {expected}"),
     }
 }
 
@@ -73,10 +66,7 @@ fn classification_by_labels() {
         let classes = case["classes"].as_u64().unwrap() as usize;
         let (truths, predicted) = (indices(&case["truths"]), indices(&case["predicted"]));
         let confusion = Confusion::new(&truths, &predicted, classes).unwrap();
-        assert_eq!(
-            serde_json::to_value(confusion.to_rows()).unwrap(),
-            expected["confusion"]
-        );
+        assert_eq!(serde_json::to_value(confusion.to_rows()).unwrap(), expected["confusion"]);
         let tally = confusion.tally();
         close_classes(case, "per_class", &tally.per_class());
         close_average(case, "macro", tally.macro_average());
@@ -121,10 +111,7 @@ fn classification_by_probabilities() {
                 close(case, "roc_auc_binary", auc, &expected["roc_auc_binary"]);
                 let curves = [
                     ("roc_curve", ranking.roc_curve(&positive).unwrap()),
-                    (
-                        "precision_recall_curve",
-                        ranking.precision_recall_curve(&positive).unwrap(),
-                    ),
+                    ("precision_recall_curve", ranking.precision_recall_curve(&positive).unwrap()),
                 ];
                 for (what, curve) in curves {
                     assert_eq!(curve.len(), expected[what].as_array().unwrap().len());
@@ -138,28 +125,14 @@ fn classification_by_probabilities() {
         if expected["roc_auc_macro"].is_number() {
             let area = |weight: &dyn Fn(f64) -> f64| {
                 let total: f64 = areas.iter().map(|a| weight(a.1)).sum();
-                areas
-                    .iter()
-                    .map(|a| a.0.unwrap() * weight(a.1))
-                    .sum::<f64>()
-                    / total
+                areas.iter().map(|a| a.0.unwrap() * weight(a.1)).sum::<f64>() / total
             };
             close(case, "macro", area(&|_| 1.0), &expected["roc_auc_macro"]);
-            close(
-                case,
-                "weighted",
-                area(&|s| s),
-                &expected["roc_auc_weighted"],
-            );
+            close(case, "weighted", area(&|s| s), &expected["roc_auc_weighted"]);
         }
         let loss = log_loss(&truths, &p).unwrap();
         close(case, "log_loss", loss, &expected["log_loss"]);
-        close(
-            case,
-            "brier",
-            brier_score(&truths, &p).unwrap(),
-            &expected["brier"],
-        );
+        close(case, "brier", brier_score(&truths, &p).unwrap(), &expected["brier"]);
         let error = calibration(&truths, &p, 15).unwrap().error;
         close(case, "calibration", error, &expected["calibration_error"]);
         if expected["top_2"].is_number() {
@@ -186,34 +159,17 @@ fn multilabel() {
         close_average(case, "micro", result.micro_average());
         close_average(case, "samples", result.samples_average());
         let accuracy = result.subset_accuracy();
-        close(
-            case,
-            "subset_accuracy",
-            accuracy,
-            &expected["subset_accuracy"],
-        );
-        close(
-            case,
-            "hamming_loss",
-            result.hamming_loss(),
-            &expected["hamming_loss"],
-        );
-        let per_label = [
-            ("average_precision", result.average_precision(&p).unwrap()),
-            ("roc_auc", result.roc_auc(&p).unwrap()),
-        ];
+        close(case, "subset_accuracy", accuracy, &expected["subset_accuracy"]);
+        close(case, "hamming_loss", result.hamming_loss(), &expected["hamming_loss"]);
+        let per_label =
+            [("average_precision", result.average_precision(&p).unwrap()), ("roc_auc", result.roc_auc(&p).unwrap())];
         for (what, areas) in per_label {
             for (label, area) in areas.into_iter().enumerate() {
                 close(case, what, area, &expected[what][label]);
             }
         }
         let (precision, auc) = result.micro_ranking(&p).unwrap();
-        close(
-            case,
-            "micro AP",
-            precision,
-            &expected["micro_average_precision"],
-        );
+        close(case, "micro AP", precision, &expected["micro_average_precision"]);
         close(case, "micro AUC", auc, &expected["micro_roc_auc"]);
     }
 }
@@ -244,15 +200,9 @@ fn regression() {
 fn statistics() {
     let golden: Value = serde_json::from_str(include_str!("golden/metrics.json")).unwrap();
     let values = &golden["statistics"];
-    for (p, quantile) in rows(&values["quantiles"])
-        .iter()
-        .map(|row| (row[0], row[1]))
-    {
+    for (p, quantile) in rows(&values["quantiles"]).iter().map(|row| (row[0], row[1])) {
         let got = normal_quantile(p);
-        assert!(
-            (got - quantile).abs() < 1e-12 * quantile.abs().max(1.0),
-            "{p}: {got}"
-        );
+        assert!((got - quantile).abs() < 1e-12 * quantile.abs().max(1.0), "{p}: {got}");
     }
     for row in rows(&values["wilson"]) {
         let got = wilson(row[0] as u64, row[1] as u64, row[2]).unwrap();
@@ -263,10 +213,6 @@ fn statistics() {
         let before: Vec<bool> = (0..b + c).map(|i| i < b).collect();
         let after: Vec<bool> = before.iter().map(|right| !right).collect();
         let got = McNemar::new(&before, &after).unwrap().p_value;
-        assert!(
-            (got - row[2]).abs() < 1e-9 * row[2],
-            "{b}, {c}: {got}, {}",
-            row[2]
-        );
+        assert!((got - row[2]).abs() < 1e-9 * row[2], "{b}, {c}: {got}, {}", row[2]);
     }
 }

@@ -34,11 +34,7 @@ struct Scores {
 
 impl Classification {
     /// From true class indices `[rows]` and the probabilities `[rows, classes]`.
-    pub fn new(
-        classes: &[String],
-        truths: &[usize],
-        probabilities: Probabilities,
-    ) -> Result<Self, EvalError> {
+    pub fn new(classes: &[String], truths: &[usize], probabilities: Probabilities) -> Result<Self, EvalError> {
         if probabilities.classes() != classes.len() {
             return Err(EvalError::LengthMismatch {
                 what: "a row of the probabilities",
@@ -54,11 +50,7 @@ impl Classification {
     }
 
     /// From true and predicted class indices `[rows]`, without probabilities.
-    pub fn from_labels(
-        classes: &[String],
-        truths: &[usize],
-        predicted: &[usize],
-    ) -> Result<Self, EvalError> {
+    pub fn from_labels(classes: &[String], truths: &[usize], predicted: &[usize]) -> Result<Self, EvalError> {
         unique(classes)?;
         Confusion::new(truths, predicted, classes.len())?;
         Ok(Self {
@@ -87,9 +79,7 @@ impl Classification {
             let precision_recall = thin(&ranking.precision_recall_curve(&positive)?, limit);
             if !roc.is_empty() {
                 curves.roc.push((name.clone(), roc));
-                curves
-                    .precision_recall
-                    .push((name.clone(), precision_recall));
+                curves.precision_recall.push((name.clone(), precision_recall));
             }
         }
         Ok(curves)
@@ -123,13 +113,7 @@ impl Scores {
             brier.push(probabilities.row_brier(row, truth));
             rank.push(probabilities.row_rank(row, truth));
         }
-        Ok(Self {
-            probabilities,
-            rankings,
-            log_loss,
-            brier,
-            rank,
-        })
+        Ok(Self { probabilities, rankings, log_loss, brier, rank })
     }
 
     /// Areas under the ROC curve, macro and weighted, and the mean average precision.
@@ -155,11 +139,7 @@ impl Scores {
 
 impl Judged for Classification {
     fn task(&self) -> Task {
-        if self.ordinal {
-            Task::Ordinal
-        } else {
-            Task::Classification
-        }
+        if self.ordinal { Task::Ordinal } else { Task::Classification }
     }
 
     fn rows(&self) -> usize {
@@ -185,14 +165,8 @@ impl Judged for Classification {
         let mut names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         if self.scores.is_some() {
             names.extend(self.top().iter().map(|k| format!("top_{k}_accuracy")));
-            let of_scores = [
-                "roc_auc",
-                "roc_auc_weighted",
-                "average_precision",
-                "log_loss",
-                "brier",
-                "calibration_error",
-            ];
+            let of_scores =
+                ["roc_auc", "roc_auc_weighted", "average_precision", "log_loss", "brier", "calibration_error"];
             names.extend(of_scores.map(str::to_owned));
         }
         names
@@ -243,11 +217,7 @@ impl Judged for Classification {
             values.push(weighted(&|row| scores.log_loss[row]));
             values.push(weighted(&|row| scores.brier[row]));
             // Resampling adds noise to every bin, so a bootstrapped calibration error is biased upwards.
-            values.push(if resampled {
-                None
-            } else {
-                self.calibration_error(scores, counts)
-            });
+            values.push(if resampled { None } else { self.calibration_error(scores, counts) });
         }
         values
     }
@@ -262,16 +232,11 @@ impl Judged for Classification {
 
     fn error(&self, row: usize) -> f64 {
         let (truth, predicted) = (self.truths[row], self.predicted[row]);
-        if self.ordinal {
-            truth.abs_diff(predicted) as f64
-        } else {
-            f64::from(u8::from(truth != predicted))
-        }
+        if self.ordinal { truth.abs_diff(predicted) as f64 } else { f64::from(u8::from(truth != predicted)) }
     }
 
     fn describe(&self, evaluation: &mut Evaluation) {
-        let Ok(confusion) = Confusion::new(&self.truths, &self.predicted, self.classes.len())
-        else {
+        let Ok(confusion) = Confusion::new(&self.truths, &self.predicted, self.classes.len()) else {
             return;
         };
         let per_class = confusion.tally().per_class();
@@ -285,8 +250,7 @@ impl Judged for Classification {
                 metrics.average_precision = ranking.average_precision_weighted(positive, |_| 1);
             }
         }
-        evaluation.calibration =
-            calibration(&self.truths, &scores.probabilities, CALIBRATION_BINS).ok();
+        evaluation.calibration = calibration(&self.truths, &scores.probabilities, CALIBRATION_BINS).ok();
     }
 }
 
@@ -328,8 +292,7 @@ impl RankSums {
     /// Mean rank error, share within one rank, and quadratic kappa:
     /// `1 - E(t - p)^2 / (expected if t and p were independent)`.
     fn values(&self) -> [Option<f64>; 3] {
-        let chance =
-            self.truth.1 + self.predicted.1 - 2.0 * self.truth.0 * self.predicted.0 / self.rows;
+        let chance = self.truth.1 + self.predicted.1 - 2.0 * self.truth.0 * self.predicted.0 / self.rows;
         [
             Some(self.distance / self.rows),
             Some(self.near / self.rows),

@@ -68,25 +68,16 @@ pub enum Change {
 
 impl Comparison {
     /// Measures both; fails unless they are the same task on the same rows with the same truths.
-    pub fn new(
-        before: &dyn Judged,
-        after: &dyn Judged,
-        options: &Options<'_>,
-    ) -> Result<Self, EvalError> {
+    pub fn new(before: &dyn Judged, after: &dyn Judged, options: &Options<'_>) -> Result<Self, EvalError> {
         check(before, after)?;
         let rows = before.rows();
-        let evaluations = (
-            Evaluation::new(before, options)?,
-            Evaluation::new(after, options)?,
-        );
+        let evaluations = (Evaluation::new(before, options)?, Evaluation::new(after, options)?);
         Ok(Self {
             differences: differences(before, after, options)?,
             mcnemar: match before.task() {
                 Task::Regression => None,
                 _ => {
-                    let right = |of: &dyn Judged| -> Vec<bool> {
-                        (0..rows).map(|row| of.error(row) == 0.0).collect()
-                    };
+                    let right = |of: &dyn Judged| -> Vec<bool> { (0..rows).map(|row| of.error(row) == 0.0).collect() };
                     Some(McNemar::new(&right(before), &right(after))?)
                 }
             },
@@ -100,11 +91,7 @@ impl Comparison {
 fn check(before: &dyn Judged, after: &dyn Judged) -> Result<(), EvalError> {
     let differ = |reason: String| Err(EvalError::NotComparable { reason });
     if before.task() != after.task() {
-        return differ(format!(
-            "the first model's task is {:?}, the second's {:?}",
-            before.task(),
-            after.task()
-        ));
+        return differ(format!("the first model's task is {:?}, the second's {:?}", before.task(), after.task()));
     }
     if before.rows() != after.rows() {
         return differ(format!(
@@ -116,9 +103,7 @@ fn check(before: &dyn Judged, after: &dyn Judged) -> Result<(), EvalError> {
     for row in 0..before.rows() {
         let (a, b) = (before.truth(row), after.truth(row));
         if a != b {
-            return differ(format!(
-                "row {row} is {a:?} for the first model, {b:?} for the second"
-            ));
+            return differ(format!("row {row} is {a:?} for the first model, {b:?} for the second"));
         }
     }
     Ok(())
@@ -141,10 +126,7 @@ fn differences(
         })
         .collect();
     let measure = |counts: &[u32], resampled: bool| -> Vec<Option<f64>> {
-        let (a, b) = (
-            before.measure(counts, resampled),
-            after.measure(counts, resampled),
-        );
+        let (a, b) = (before.measure(counts, resampled), after.measure(counts, resampled));
         let pairs = places.iter().map(|&(i, j, _)| (a[i], b[j]));
         pairs.map(|(a, b)| Some(b? - a?)).collect()
     };
@@ -170,9 +152,7 @@ fn differences(
 }
 
 fn changed(before: &dyn Judged, after: &dyn Judged) -> Vec<ChangedRow> {
-    let mut rows: Vec<usize> = (0..before.rows())
-        .filter(|&row| before.answer(row) != after.answer(row))
-        .collect();
+    let mut rows: Vec<usize> = (0..before.rows()).filter(|&row| before.answer(row) != after.answer(row)).collect();
     if before.task() == Task::Regression {
         let change = |row: usize| (after.error(row) - before.error(row)).abs();
         rows.sort_by(|&a, &b| change(b).total_cmp(&change(a)));
@@ -205,25 +185,14 @@ mod tests {
     }
 
     fn options() -> Options<'static> {
-        Options {
-            bootstrap: Some(Bootstrap::default()),
-            ..Options::default()
-        }
+        Options { bootstrap: Some(Bootstrap::default()), ..Options::default() }
     }
 
     #[test]
     fn changed_rows_say_what_the_change_means() {
-        let comparison = Comparison::new(
-            &model(&[0, 1, 1, 0, 2, 0]),
-            &model(&[0, 0, 1, 2, 1, 0]),
-            &options(),
-        );
+        let comparison = Comparison::new(&model(&[0, 1, 1, 0, 2, 0]), &model(&[0, 0, 1, 2, 1, 0]), &options());
         let comparison = comparison.unwrap();
-        let changes: Vec<_> = comparison
-            .changed
-            .iter()
-            .map(|row| (row.row, row.change))
-            .collect();
+        let changes: Vec<_> = comparison.changed.iter().map(|row| (row.row, row.change)).collect();
         let expected = [(1, Change::Better), (3, Change::Same), (4, Change::Worse)];
         assert_eq!(changes, expected);
         assert_eq!(comparison.changed[0].before, "b");
@@ -231,10 +200,7 @@ mod tests {
         assert_eq!((test.only_before, test.only_after), (1, 1));
         assert_eq!(comparison.differences["accuracy"].difference, 0.0);
         let text = serde_json::to_string(&comparison).unwrap();
-        assert_eq!(
-            serde_json::from_str::<Comparison>(&text).unwrap(),
-            comparison
-        );
+        assert_eq!(serde_json::from_str::<Comparison>(&text).unwrap(), comparison);
     }
 
     #[test]
@@ -269,11 +235,7 @@ mod tests {
         let before = Regressed::new(&[1.0, 2.0, 3.0], &[1.0, 2.5, 9.0]).unwrap();
         let after = Regressed::new(&[1.0, 2.0, 3.0], &[1.1, 2.5, 3.0]).unwrap();
         let comparison = Comparison::new(&before, &after, &options()).unwrap();
-        let rows: Vec<_> = comparison
-            .changed
-            .iter()
-            .map(|r| (r.row, r.change))
-            .collect();
+        let rows: Vec<_> = comparison.changed.iter().map(|r| (r.row, r.change)).collect();
         assert_eq!(rows, [(2, Change::Better), (0, Change::Worse)]);
         assert_eq!(comparison.mcnemar, None);
     }

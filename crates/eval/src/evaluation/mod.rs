@@ -142,9 +142,7 @@ impl Evaluation {
         if let Some(modalities) = options.modalities {
             same_length("modalities", rows, modalities.len())?;
             for (name, part) in by_name(modalities) {
-                evaluation
-                    .subsets
-                    .insert(name, measure(judged, &part, options)?);
+                evaluation.subsets.insert(name, measure(judged, &part, options)?);
             }
         }
         Ok(evaluation)
@@ -157,11 +155,7 @@ impl Evaluation {
 
     /// This evaluation as a subset of another, such as the same rows with a modality taken away.
     pub fn as_subset(&self) -> Subset {
-        Subset {
-            rows: self.rows,
-            metrics: self.metrics.clone(),
-            intervals: self.intervals.clone(),
-        }
+        Subset { rows: self.rows, metrics: self.metrics.clone(), intervals: self.intervals.clone() }
     }
 }
 
@@ -187,11 +181,7 @@ fn units(picked: &[usize], rows: usize, options: &Options<'_>) -> Result<Units, 
 }
 
 /// Metrics and intervals of the picked rows.
-fn measure(
-    judged: &dyn Judged,
-    picked: &[usize],
-    options: &Options<'_>,
-) -> Result<Subset, EvalError> {
+fn measure(judged: &dyn Judged, picked: &[usize], options: &Options<'_>) -> Result<Subset, EvalError> {
     let mut counts = vec![0; judged.rows()];
     for &row in picked {
         counts[row] = 1;
@@ -216,11 +206,7 @@ fn measure(
             intervals.insert(name.clone(), interval);
         }
     }
-    Ok(Subset {
-        rows: picked.len(),
-        metrics: names.into_iter().zip(values).collect(),
-        intervals,
-    })
+    Ok(Subset { rows: picked.len(), metrics: names.into_iter().zip(values).collect(), intervals })
 }
 
 /// Metrics that are a share of rows: at 0 and 1 they get Wilson's interval over the drawn units.
@@ -242,15 +228,10 @@ mod tests {
     #[test]
     fn it_is_one_flat_json_object_and_comes_back() {
         let judged = example(&[0, 1, 1, 1, 1, 2, 2, 2, 0, 2]);
-        let modalities = classes(&["text"; 4].map(|s| s))
-            .into_iter()
-            .chain(classes(&["image+text"; 6]))
-            .collect::<Vec<_>>();
-        let options = Options {
-            bootstrap: Some(Bootstrap::default()),
-            modalities: Some(&modalities),
-            ..Options::default()
-        };
+        let modalities =
+            classes(&["text"; 4].map(|s| s)).into_iter().chain(classes(&["image+text"; 6])).collect::<Vec<_>>();
+        let options =
+            Options { bootstrap: Some(Bootstrap::default()), modalities: Some(&modalities), ..Options::default() };
         let evaluation = Evaluation::new(&judged, &options).unwrap();
         let json = serde_json::to_value(&evaluation).unwrap();
         assert_eq!(json["accuracy"], 0.8);
@@ -276,10 +257,7 @@ mod tests {
     #[test]
     fn all_right_still_has_an_interval_of_some_width() {
         let judged = example(&[0, 0, 1, 1, 1, 2, 2, 2, 2, 2]);
-        let mut options = Options {
-            bootstrap: Some(Bootstrap::default()),
-            ..Options::default()
-        };
+        let mut options = Options { bootstrap: Some(Bootstrap::default()), ..Options::default() };
         let accuracy = |options: &Options<'_>| {
             let evaluation = Evaluation::new(&judged, options).unwrap();
             evaluation.intervals["accuracy"]
@@ -293,15 +271,8 @@ mod tests {
     #[test]
     fn groups_of_the_wrong_length_are_refused() {
         let judged = example(&[0; 10]);
-        let options = Options {
-            bootstrap: Some(Bootstrap::default()),
-            groups: Some(&[0, 1]),
-            ..Options::default()
-        };
+        let options = Options { bootstrap: Some(Bootstrap::default()), groups: Some(&[0, 1]), ..Options::default() };
         let error = Evaluation::new(&judged, &options).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "groups has 2 entries but there are 10 rows: give one for each"
-        );
+        assert_eq!(error.to_string(), "groups has 2 entries but there are 10 rows: give one for each");
     }
 }

@@ -33,9 +33,8 @@ impl MultiLabelled {
                 got: probabilities.classes(),
             });
         }
-        let rankings = (0..labels.len())
-            .map(|label| Ranking::new(&probabilities.column(label)))
-            .collect::<Result<_, _>>()?;
+        let rankings =
+            (0..labels.len()).map(|label| Ranking::new(&probabilities.column(label))).collect::<Result<_, _>>()?;
         Ok(Self {
             labels: labels.to_vec(),
             rows: MultiLabel::from_probabilities(truths, probabilities, thresholds)?,
@@ -46,11 +45,7 @@ impl MultiLabelled {
     fn named(&self, marks: &[bool]) -> String {
         let marked = self.labels.iter().zip(marks).filter(|(_, mark)| **mark);
         let names: Vec<&str> = marked.map(|(name, _)| name.as_str()).collect();
-        if names.is_empty() {
-            "(none)".to_owned()
-        } else {
-            names.join(", ")
-        }
+        if names.is_empty() { "(none)".to_owned() } else { names.join(", ") }
     }
 
     fn mean_over_labels(&self, area: impl Fn(usize) -> Option<f64>) -> Option<f64> {
@@ -138,8 +133,7 @@ impl Judged for MultiLabelled {
                 if skip {
                     return None;
                 }
-                self.rankings[label]
-                    .average_precision_weighted(|row| self.rows.truth(row)[label], count)
+                self.rankings[label].average_precision_weighted(|row| self.rows.truth(row)[label], count)
             }),
         ]
     }

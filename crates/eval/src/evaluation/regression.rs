@@ -15,10 +15,7 @@ impl Regressed {
     /// From true and predicted numbers `[rows]`, all finite.
     pub fn new(truths: &[f64], predicted: &[f64]) -> Result<Self, EvalError> {
         Regression::new(truths, predicted)?;
-        Ok(Self {
-            truths: truths.to_vec(),
-            predicted: predicted.to_vec(),
-        })
+        Ok(Self { truths: truths.to_vec(), predicted: predicted.to_vec() })
     }
 }
 
@@ -30,11 +27,7 @@ fn short(value: f64) -> String {
     }
     let decimals = (5 - magnitude.max(1.0).log10().floor() as i32).max(0) as usize;
     let text = format!("{value:.decimals$}");
-    if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        text
-    }
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 impl Judged for Regressed {
@@ -47,27 +40,15 @@ impl Judged for Regressed {
     }
 
     fn metrics(&self) -> Vec<String> {
-        [
-            "mae",
-            "rmse",
-            "mse",
-            "median_ae",
-            "max_error",
-            "r2",
-            "pearson",
-            "spearman",
-            "kendall",
-        ]
-        .map(str::to_owned)
-        .to_vec()
+        ["mae", "rmse", "mse", "median_ae", "max_error", "r2", "pearson", "spearman", "kendall"]
+            .map(str::to_owned)
+            .to_vec()
     }
 
     fn measure(&self, counts: &[u32], resampled: bool) -> Vec<Option<f64>> {
         let repeat = |values: &[f64]| -> Vec<f64> {
             let pairs = values.iter().zip(counts);
-            pairs
-                .flat_map(|(&value, &count)| std::iter::repeat_n(value, count as usize))
-                .collect()
+            pairs.flat_map(|(&value, &count)| std::iter::repeat_n(value, count as usize)).collect()
         };
         let (truths, predicted) = (repeat(&self.truths), repeat(&self.predicted));
         let Ok(rows) = Regression::new(&truths, &predicted) else {
@@ -113,10 +94,7 @@ mod tests {
         let truths: Vec<f64> = (0..50).map(f64::from).collect();
         let predicted: Vec<f64> = truths.iter().map(|t| t + (t * 7.0) % 5.0 - 2.0).collect();
         let judged = Regressed::new(&truths, &predicted).unwrap();
-        let options = Options {
-            bootstrap: Some(Bootstrap::default()),
-            ..Options::default()
-        };
+        let options = Options { bootstrap: Some(Bootstrap::default()), ..Options::default() };
         let evaluation = Evaluation::new(&judged, &options).unwrap();
         for name in ["mae", "rmse", "r2", "pearson", "spearman"] {
             let (value, interval) = (evaluation.metric(name).unwrap(), evaluation.intervals[name]);
