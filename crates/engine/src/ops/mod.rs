@@ -3,12 +3,20 @@
 //! gradient test is beside it.
 
 mod activation;
+mod attention;
 mod elementwise;
+mod layer_norm;
 mod linear;
+mod rms_norm;
+mod rotary;
 
 pub use activation::{Activation, activate};
+pub use attention::{Attention, RelativeBias, attention, attention_weights};
 pub use elementwise::{add, mean, mul, scale, sub, sum};
+pub use layer_norm::{add_layer_norm, layer_norm};
 pub use linear::linear;
+pub use rms_norm::rms_norm;
+pub use rotary::{Rotary, rotary};
 
 use crate::{Element, EngineError, Result, Var};
 
