@@ -10,8 +10,10 @@ mod bootstrap;
 mod confusion;
 mod error;
 mod evaluation;
+mod html;
 mod multilabel;
 mod names;
+pub mod plot;
 mod probabilities;
 mod ranking;
 mod regression;
@@ -27,6 +29,7 @@ pub use evaluation::{
     Change, ChangedRow, Classification, Comparison, Curves, Difference, Evaluation, Judged, Metrics, MultiLabelled,
     Options, Regressed, Subset, Task,
 };
+pub use html::{Example, Page};
 pub use multilabel::MultiLabel;
 pub use names::{Lang, higher_is_better, metric_label};
 pub use probabilities::{

@@ -53,7 +53,7 @@ impl Table {
             padded.join("  ").trim_end().to_owned()
         };
         let rule: Vec<String> = widths.iter().map(|width| "─".repeat(*width)).collect();
-        let mut text = format!("{}\n{}\n", line(&self.head), rule.join("  "));
+        let mut text = format!("{}\n{}\n", line(&self.head), rule.join("  ").trim_end());
         for row in &self.rows {
             text += &row.as_deref().map(line).unwrap_or_default();
             text.push('\n');
