@@ -7,11 +7,14 @@ use crate::names::{Lang, metric_label};
 use crate::table::{Align, Table, shorten};
 use indexmap::IndexMap;
 use std::fmt::Write;
+use unicode_width::UnicodeWidthStr;
 
 /// The widest name of a class, answer or subset in a terminal table, in columns.
 const NAME_WIDTH: usize = 32;
 /// More classes than this make a confusion matrix wider than a terminal: the largest confusions are listed.
-const MATRIX_CLASSES: usize = 15;
+const MATRIX_CLASSES: usize = 20;
+/// Columns of names wider than this, in all, are numbered instead.
+const MATRIX_WIDTH: usize = 64;
 /// How many confusions are listed in words.
 const CONFUSIONS: usize = 10;
 /// How many changed rows are listed.
@@ -41,6 +44,14 @@ pub(crate) fn p_value(value: Option<f64>) -> String {
         None => "–".to_owned(),
         Some(p) if p < 0.001 => "< 0.001".to_owned(),
         Some(p) => format!("{p:.3}"),
+    }
+}
+
+/// "p = 0.012" or "p < 0.001".
+pub(crate) fn p_equals(value: f64) -> String {
+    match p_value(Some(value)) {
+        small if small.starts_with('<') => format!("p {small}"),
+        value => format!("p = {value}"),
     }
 }
 
@@ -148,15 +159,25 @@ impl Evaluation {
             }
             return text;
         }
-        let head = [("true ╲ predicted".to_owned(), Align::Left)].into_iter();
-        let columns = names.iter().map(|name| (shorten(name, 12), Align::Right));
-        let mut table = Table::new(head.chain(columns));
-        for (name, row) in names.iter().zip(&self.confusion) {
+        // Where names over the columns would not fit a terminal, numbers stand for them.
+        let width: usize = names.iter().map(|name| shorten(name, NAME_WIDTH).width() + 2).sum();
+        let numbered = width > MATRIX_WIDTH;
+        let name = |at: usize| {
+            let short = shorten(names[at], NAME_WIDTH);
+            if numbered { format!("{} {short}", at + 1) } else { short }
+        };
+        let columns = (0..names.len()).map(|at| {
+            let head = if numbered { (at + 1).to_string() } else { name(at) };
+            (head, Align::Right)
+        });
+        let head = [("true ╲ predicted".to_owned(), Align::Left)];
+        let mut table = Table::new(head.into_iter().chain(columns));
+        for (at, row) in self.confusion.iter().enumerate() {
             let counts = row.iter().map(|&count| match count {
                 0 => "·".to_owned(),
                 count => count.to_string(),
             });
-            table.row([shorten(name, NAME_WIDTH)].into_iter().chain(counts));
+            table.row([name(at)].into_iter().chain(counts));
         }
         table.to_text()
     }
@@ -253,13 +274,10 @@ impl Comparison {
         if let Some(test) = &self.mcnemar {
             let _ = writeln!(
                 text,
-                "\nright only before: {}, right only after: {} (McNemar's exact test: p {})",
+                "\nright only before: {}, right only after: {} (McNemar's exact test: {})",
                 test.only_before,
                 test.only_after,
-                match p_value(Some(test.p_value)) {
-                    p if p.starts_with('<') => p,
-                    p => format!("= {p}"),
-                },
+                p_equals(test.p_value),
             );
         }
         text + &self.changed_text(ids)

@@ -60,9 +60,20 @@ fn an_undefined_value_is_marked_and_explained() {
 }
 
 #[test]
+fn columns_of_long_names_are_numbered() {
+    let classes: Vec<String> = (0..8).map(|c| format!("很长的类别名称 {c}")).collect();
+    let judged = Classification::from_labels(&classes, &[0, 7, 7], &[0, 7, 2]).unwrap();
+    let text = Evaluation::new(&judged, &Options::default()).unwrap();
+    let text = text.confusion_text();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "true ╲ predicted    1  2  3  4  5  6  7  8");
+    assert_eq!(lines[9], "8 很长的类别名称 7  ·  ·  1  ·  ·  ·  ·  1");
+}
+
+#[test]
 fn many_classes_are_told_in_words() {
-    let classes: Vec<String> = (0..20).map(|c| format!("class {c}")).collect();
-    let truths: Vec<usize> = (0..40).map(|row| row % 20).collect();
+    let classes: Vec<String> = (0..21).map(|c| format!("class {c}")).collect();
+    let truths: Vec<usize> = (0..42).map(|row| row % 21).collect();
     let predicted: Vec<usize> = truths.iter().map(|&t| if t == 3 { 4 } else { t }).collect();
     let judged = Classification::from_labels(&classes, &truths, &predicted).unwrap();
     let evaluation = Evaluation::new(&judged, &Options::default()).unwrap();

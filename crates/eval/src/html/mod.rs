@@ -89,10 +89,10 @@ impl<'a> Page<'a> {
         page += &self.classes_section();
         page += &self.confusion_section();
         page += &self.examples_section();
-        page += &self.changed_section();
         page += &self.curves_section();
         page += &self.learning_section();
         page += &self.metrics_section();
+        page += &self.changed_section();
         page += &self.facts_section();
         page += &self.footer();
         page += "</main>\n</body>\n</html>\n";

@@ -5,11 +5,11 @@ use crate::evaluation::{Change, Task};
 use crate::names::{Lang, metric_label};
 use crate::plot::{Bar, BarChart, ConfusionMap, ReliabilityDiagram, escape, precision_recall_chart, roc_chart};
 use crate::ranking::Curve;
-use crate::terminal::{confidence, interval, number, p_value, row_name, signed};
+use crate::terminal::{confidence, interval, number, p_equals, p_value, row_name, signed};
 use std::fmt::Write;
 
 /// How many changed rows the page lists.
-const CHANGED_ROWS: usize = 200;
+const CHANGED_ROWS: usize = 100;
 /// How many confusions are told in words.
 const CONFUSIONS: usize = 10;
 /// How many classes get a curve of their own, those with most rows.
@@ -413,18 +413,18 @@ impl Page<'_> {
         }
         let mut content = table(&head, &rows);
         if let Some(test) = comparison.mcnemar {
-            let p = escape(&p_value(Some(test.p_value)));
+            let p = escape(&p_equals(test.p_value));
             let (before, after) = (test.only_before, test.only_after);
             let _ = match self.lang {
                 Lang::En => writeln!(
                     content,
-                    "<p>Right only before: {}; right only after: {} (McNemar's exact test, p {p}).</p>",
+                    "<p>Right only before: {}; right only after: {} (McNemar's exact test, {p}).</p>",
                     rows_in(before, self.lang),
                     rows_in(after, self.lang)
                 ),
                 Lang::Zh => writeln!(
                     content,
-                    "<p>仅之前正确：{before} 行；仅之后正确：{after} 行（McNemar 精确检验，p {p}）。</p>"
+                    "<p>仅之前正确：{before} 行；仅之后正确：{after} 行（McNemar 精确检验，{p}）。</p>"
                 ),
             };
         }
