@@ -1,7 +1,7 @@
 //! Work cut by data, never by thread, so that the number of threads cannot
 //! change a bit of any result.
 
-use crate::Element;
+use crate::{Element, Offsets};
 use rayon::prelude::*;
 
 /// Elements one task should touch at least: below this, waking a thread costs
@@ -20,6 +20,34 @@ pub(crate) fn rows_mut<E: Element>(out: &mut [E], cols: usize, f: impl Fn(usize,
     }
     let step = rows_per_task(cols);
     out.par_chunks_mut(step * cols).enumerate().for_each(|(i, rows)| f(i * step, rows));
+}
+
+/// As [`rows_mut`] where a row of `out` costs `work` elements to make, more
+/// than it is long.
+pub(crate) fn rows_mut_for<T: Send>(out: &mut [T], cols: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    if out.is_empty() {
+        return;
+    }
+    let step = rows_per_task(work.max(cols));
+    out.par_chunks_mut(step * cols).enumerate().for_each(|(i, rows)| f(i * step, rows));
+}
+
+/// Calls `f(segment, rows)` on every segment's rows of `out`, in parallel.
+pub(crate) fn segments_mut<E: Element>(
+    out: &mut [E],
+    cols: usize,
+    offsets: &Offsets,
+    f: impl Fn(usize, &mut [E]) + Sync,
+) {
+    let average = (out.len() / offsets.segments().max(1)).max(1);
+    let mut rest = out;
+    let mut parts = Vec::with_capacity(offsets.segments());
+    for range in offsets.ranges() {
+        let (part, tail) = std::mem::take(&mut rest).split_at_mut(range.len() * cols);
+        parts.push(part);
+        rest = tail;
+    }
+    parts.into_par_iter().with_min_len(rows_per_task(average)).enumerate().for_each(|(s, part)| f(s, part));
 }
 
 /// As [`rows_mut`] over two outputs with their own row lengths.

@@ -4,17 +4,28 @@
 
 mod activation;
 mod attention;
+mod cross_entropy;
+mod dropout;
 mod elementwise;
+mod embedding;
 mod layer_norm;
 mod linear;
+mod loops;
+mod pool;
 mod rms_norm;
 mod rotary;
+mod scatter;
+mod segments;
 
 pub use activation::{Activation, activate};
 pub use attention::{Attention, RelativeBias, attention, attention_weights};
+pub use cross_entropy::{CrossEntropy, cross_entropy, soft_cross_entropy};
+pub use dropout::{drop_path, dropout};
 pub use elementwise::{add, mean, mul, scale, sub, sum};
+pub use embedding::{add_rows_broadcast, embedding, gather_rows};
 pub use layer_norm::{add_layer_norm, layer_norm};
 pub use linear::linear;
+pub use pool::{Pooling, pool, repeat_segments};
 pub use rms_norm::rms_norm;
 pub use rotary::{Rotary, rotary};
 
