@@ -4,30 +4,40 @@
 
 mod activation;
 mod attention;
+mod concat;
 mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod embedding;
+mod gated;
 mod layer_norm;
 mod linear;
 mod loops;
+mod normalize;
 mod pool;
 mod rms_norm;
 mod rotary;
+mod scale_rows;
 mod scatter;
 mod segments;
+mod softmax;
 
 pub use activation::{Activation, activate};
 pub use attention::{Attention, RelativeBias, attention, attention_weights};
+pub use concat::{concat_cols, concat_rows, reshape, split_cols};
 pub use cross_entropy::{CrossEntropy, cross_entropy, soft_cross_entropy};
 pub use dropout::{drop_path, dropout};
 pub use elementwise::{add, mean, mul, scale, sub, sum};
 pub use embedding::{add_rows_broadcast, embedding, gather_rows};
+pub use gated::gated;
 pub use layer_norm::{add_layer_norm, layer_norm};
 pub use linear::linear;
+pub use normalize::normalize;
 pub use pool::{Pooling, pool, repeat_segments};
 pub use rms_norm::rms_norm;
 pub use rotary::{Rotary, rotary};
+pub use scale_rows::{mul_vector, scale_rows, segment_weighted_sum};
+pub use softmax::{log_softmax, segment_softmax, softmax};
 
 use crate::{Element, EngineError, Result, Var};
 
