@@ -4,6 +4,9 @@
 //! was mistaken for what), then goes into detail. Light and dark follow the reader's system, and
 //! it prints.
 
+mod cells;
+mod changes;
+mod classes;
 mod sections;
 
 use crate::evaluation::{Comparison, Curves, Evaluation};
@@ -33,6 +36,8 @@ pub struct Page<'a> {
     pub ids: Option<&'a [String]>,
     /// ROC and precision-recall curves.
     pub curves: Option<&'a Curves>,
+    /// True and predicted numbers of a regression task `[rows]`, drawn against each other.
+    pub numbers: Option<(&'a [f64], &'a [f64])>,
     /// Learning curves.
     pub learning: &'a [LineChart],
     /// Rows worth looking at, such as the most confident mistakes.
@@ -69,6 +74,7 @@ impl<'a> Page<'a> {
             comparison: None,
             ids: None,
             curves: None,
+            numbers: None,
             learning: &[],
             examples: &[],
         }
@@ -88,6 +94,7 @@ impl<'a> Page<'a> {
         page += &self.subsets_section();
         page += &self.classes_section();
         page += &self.confusion_section();
+        page += &self.scatter_section();
         page += &self.examples_section();
         page += &self.curves_section();
         page += &self.learning_section();
@@ -131,6 +138,95 @@ fn is_picture(uri: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::evaluation::{Classification, Options, Regressed};
+    use crate::{Bootstrap, Probabilities};
+
+    const HOSTILE: &str = "<script>alert('x')</script>";
+
+    fn evaluated(classes: &[&str]) -> (Classification, Evaluation) {
+        let classes: Vec<String> = classes.iter().map(|&c| c.to_owned()).collect();
+        let p = vec![0.9, 0.1, 0.2, 0.8, 0.6, 0.4, 0.7, 0.3];
+        let p = Probabilities::new(p, 2).unwrap();
+        let judged = Classification::new(&classes, &[0, 1, 1, 0], p).unwrap();
+        let options = Options { bootstrap: Some(Bootstrap::default()), ..Options::default() };
+        let evaluation = Evaluation::new(&judged, &options).unwrap();
+        (judged, evaluation)
+    }
+
+    /// A page with every part there is, each with a hostile name.
+    fn full(lang: Lang) -> String {
+        let (judged, mut evaluation) = evaluated(&[HOSTILE, "狗"]);
+        evaluation.gates.insert(HOSTILE.into(), 0.5);
+        evaluation.subsets.insert(HOSTILE.into(), evaluation.as_subset());
+        let before = evaluated(&[HOSTILE, "狗"]).0;
+        let options = Options { bootstrap: Some(Bootstrap::default()), ..Options::default() };
+        let comparison = Comparison::new(&before, &judged, &options).unwrap();
+        let models = IndexMap::from([(HOSTILE.to_owned(), evaluation.clone())]);
+        let example = Example {
+            id: HOSTILE.into(),
+            truth: HOSTILE.into(),
+            answer: "狗".into(),
+            text: Some(HOSTILE.into()),
+            thumbnails: vec!["data:image/png;base64,iVBORw0KGgo=".into(), HOSTILE.into()],
+            confidence: Some(0.5),
+        };
+        let page = Page {
+            lang,
+            facts: &[(HOSTILE.into(), HOSTILE.into())],
+            models: Some(&models),
+            highlight: &[HOSTILE.into()],
+            comparison: Some(&comparison),
+            curves: Some(&judged.curves(100).unwrap()),
+            numbers: Some((&[1.0, 2.0], &[1.5, 2.5])),
+            learning: &[LineChart { title: HOSTILE.into(), ..LineChart::default() }],
+            examples: &[example],
+            ..Page::new(HOSTILE, &evaluation)
+        };
+        page.to_html()
+    }
+
+    #[test]
+    fn no_name_becomes_markup_and_nothing_is_fetched() {
+        for lang in [Lang::En, Lang::Zh] {
+            let html = full(lang);
+            assert!(!html.contains("<script"), "{html}");
+            let outside = html.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "");
+            assert!(!outside.contains("http") && !outside.contains("url("), "{outside}");
+            assert_eq!(html.matches("<img").count(), 1);
+            assert!(!html.contains("NaN"));
+        }
+    }
+
+    #[test]
+    fn every_opened_element_is_closed() {
+        let html = full(Lang::En);
+        for tag in ["section", "table", "tbody", "tr", "td", "th", "figure", "svg", "div", "ul", "ol", "li", "p", "dl"]
+        {
+            let opened = html.matches(&format!("<{tag}>")).count() + html.matches(&format!("<{tag} ")).count();
+            assert_eq!(opened, html.matches(&format!("</{tag}>")).count(), "{tag}");
+        }
+    }
+
+    #[test]
+    fn the_words_are_in_the_language_asked_for() {
+        let (_, evaluation) = evaluated(&["猫", "狗"]);
+        let html = Page { lang: Lang::Zh, ..Page::new("报告", &evaluation) }.to_html();
+        assert!(html.contains("<html lang=\"zh-CN\">"));
+        assert!(html.contains("4 行中 3 行") && html.contains("把<strong>狗</strong>当成<strong>猫</strong>"));
+        assert!(!html.contains("rows"), "{html}");
+        let html = Page::new("Report", &evaluation).to_html();
+        assert!(html.contains("3 of 4</strong> rows are right"));
+        assert!(html.contains("95 % intervals by bootstrap: 1000 resamples, seed 0."));
+    }
+
+    #[test]
+    fn parts_that_are_not_there_leave_no_heading() {
+        let judged = Regressed::new(&[1.0, 2.0], &[1.5, 2.0]).unwrap();
+        let evaluation = Evaluation::new(&judged, &Options::default()).unwrap();
+        let html = Page::new("Numbers", &evaluation).to_html();
+        assert_eq!(html.matches("<h2>").count(), 1, "only the metrics: {html}");
+    }
 
     #[test]
     fn only_pictures_stand_in_the_page() {

@@ -1,7 +1,7 @@
 //! Horizontal bars with intervals: models compared, weights of gates.
 
 use super::canvas::{Anchor, Canvas, EM, Rect, text_width};
-use super::scale::{Scale, labels, range_of};
+use super::scale::{Scale, drawable, labels, range_of};
 use crate::bootstrap::Interval;
 use crate::table::shorten;
 use crate::terminal::number;
@@ -77,14 +77,14 @@ impl BarChart {
             let base = y + LINE / 2.0 + 4.5;
             canvas.text((area.x - 12.0, base), 13.0, Anchor::End, "ink", &name);
             canvas.text((area.right() + 14.0, base), 13.0, Anchor::Start, "ink", text);
-            let Some(value) = bar.value.filter(|value| value.is_finite()) else {
+            let Some(value) = bar.value.filter(|value| drawable(*value)) else {
                 continue;
             };
             let (from, to) = (scale.at(value.min(0.0)), scale.at(value.max(0.0)));
             let rect = Rect { x: from, y: y + 5.0, width: to - from, height: LINE - 10.0 };
             let tip = format!("{}: {text}", bar.name);
             canvas.bar(rect, usize::from(bar.highlight), 1.0, &tip);
-            if let Some(interval) = bar.interval {
+            if let Some(interval) = bar.interval.filter(|i| drawable(i.low) && drawable(i.high)) {
                 let (low, high, y) = (scale.at(interval.low), scale.at(interval.high), y + LINE / 2.0);
                 canvas.line((low, y), (high, y), "error");
                 canvas.line((low, y - 5.0), (low, y + 5.0), "error");

@@ -95,11 +95,7 @@ impl Canvas {
     /// A bar in the colour of a series; `opacity` below one mixes it with the ground.
     pub(super) fn bar(&mut self, rect: Rect, series: usize, opacity: f64, tip: &str) {
         let series = series % PALETTE.len();
-        let opacity = if opacity < 1.0 {
-            format!(" fill-opacity=\"{}\"", (opacity * 1000.0).round() / 1000.0)
-        } else {
-            String::new()
-        };
+        let opacity = fill_opacity(opacity);
         let _ = writeln!(
             self.body,
             "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\" class=\"fill-{series}\"{opacity}>{}</rect>",
@@ -113,11 +109,12 @@ impl Canvas {
     }
 
     /// A dot in the colour of a series.
-    pub(super) fn dot(&mut self, (x, y): (f64, f64), radius: f64, series: usize, tip: &str) {
+    pub(super) fn dot(&mut self, (x, y): (f64, f64), radius: f64, series: usize, opacity: f64, tip: &str) {
         let series = series % PALETTE.len();
+        let opacity = fill_opacity(opacity);
         let _ = writeln!(
             self.body,
-            "<circle cx=\"{}\" cy=\"{}\" r=\"{}\" fill=\"{}\" class=\"fill-{series}\">{}</circle>",
+            "<circle cx=\"{}\" cy=\"{}\" r=\"{}\" fill=\"{}\" class=\"fill-{series}\"{opacity}>{}</circle>",
             n(x),
             n(y),
             n(radius),
@@ -186,6 +183,10 @@ pub(super) fn text_width(text: &str, size: f64) -> f64 {
 
 fn tooltip(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("<title>{}</title>", escape(text)) }
+}
+
+fn fill_opacity(opacity: f64) -> String {
+    if opacity < 1.0 { format!(" fill-opacity=\"{}\"", (opacity * 1000.0).round() / 1000.0) } else { String::new() }
 }
 
 /// A coordinate: two digits after the point are below what a screen shows.

@@ -1,8 +1,9 @@
 //! Lines over a common axis: learning curves, ROC and precision-recall curves.
 
 use super::PALETTE;
-use super::canvas::{Anchor, Canvas, Rect, text_width};
-use super::scale::{Scale, labels, padded, range_of};
+use super::axes::{Axes, AxesConfig};
+use super::canvas::{Anchor, Canvas, text_width};
+use super::scale::{drawable, padded, range_of};
 use crate::names::Lang;
 use crate::ranking::Curve;
 use crate::table::shorten;
@@ -83,39 +84,26 @@ impl LineChart {
         self.draw_legend(&mut canvas, &rows);
 
         let all = || self.series.iter().flat_map(|series| &series.points);
-        let drawn = || all().filter(|(x, y)| x.is_finite() && y.is_finite());
+        let drawn = || all().filter(|(x, y)| drawable(*x) && drawable(*y));
         let [xs, ys] =
             self.ranges.unwrap_or_else(|| [range_of(drawn().map(|p| p.0)), padded(range_of(drawn().map(|p| p.1)))]);
-        let vertical = Scale::new(ys, (top + inner, top));
-        let y_ticks = vertical.ticks(5, false);
-        let y_names = labels(&y_ticks);
-        let widest = y_names.iter().map(|t| text_width(t, 12.0)).fold(0.0, f64::max);
-        let left = 48.0 + widest;
-        let area = Rect { x: left, y: top, width: WIDTH - left - 24.0, height: inner };
-        let horizontal = Scale::new(xs, (area.x, area.right()));
-        let x_ticks = horizontal.ticks(8, self.whole_x);
-
-        for (tick, name) in y_ticks.iter().zip(y_names) {
-            let y = vertical.at(*tick);
-            canvas.line((area.x, y), (area.right(), y), "grid");
-            canvas.text((area.x - 8.0, y + 4.0), 12.0, Anchor::End, "soft", &name);
-        }
-        for (tick, name) in x_ticks.iter().zip(labels(&x_ticks)) {
-            let x = horizontal.at(*tick);
-            canvas.line((x, area.bottom()), (x, area.bottom() + 5.0), "axis");
-            canvas.text((x, area.bottom() + 20.0), 12.0, Anchor::Middle, "soft", &name);
-        }
-        canvas.line((area.x, area.bottom()), (area.right(), area.bottom()), "axis");
-        let middle = area.x + area.width / 2.0;
-        canvas.text((middle, area.bottom() + 42.0), 13.0, Anchor::Middle, "ink", &self.x_label);
-        canvas.turned_text((22.0, area.y + inner / 2.0), 13.0, Anchor::Middle, "ink", -90.0, &self.y_label);
-
-        let place = |&(x, y): &(f64, f64)| (horizontal.at(x), vertical.at(y));
+        let config = AxesConfig {
+            width: WIDTH,
+            top,
+            height: inner,
+            xs,
+            ys,
+            whole_x: self.whole_x,
+            x_label: &self.x_label,
+            y_label: &self.y_label,
+        };
+        let axes = Axes::draw(&mut canvas, &config);
+        let area = axes.area;
         if let Some([from, to]) = &self.guide {
-            canvas.line(place(from), place(to), "guide");
+            canvas.line(axes.place(*from), axes.place(*to), "guide");
         }
         if let Some(marker) = self.marker.as_ref().filter(|m| m.x >= xs.0 && m.x <= xs.1) {
-            let x = horizontal.at(marker.x);
+            let x = axes.place((marker.x, ys.0)).0;
             canvas.line((x, area.y), (x, area.bottom()), "guide");
             // Above the lines, and not beyond the right edge.
             let half = text_width(&marker.label, 12.0) / 2.0;
@@ -124,23 +112,21 @@ impl LineChart {
         }
         for (index, series) in self.series.iter().enumerate() {
             let dots = series.points.len() <= DOTS && !square;
-            for piece in
-                series.points.split(|(x, y)| !(x.is_finite() && y.is_finite())).filter(|piece| !piece.is_empty())
+            for piece in series.points.split(|(x, y)| !(drawable(*x) && drawable(*y))).filter(|piece| !piece.is_empty())
             {
-                let places: Vec<_> = piece.iter().map(place).collect();
+                let places: Vec<_> = piece.iter().map(|point| axes.place(*point)).collect();
                 canvas.path(&places, index);
                 for (at, point) in places.iter().zip(piece) {
                     if dots || piece.len() == 1 {
                         let tip = format!("{}: {}", series.name, number(Some(point.1)));
-                        canvas.dot(*at, 3.0, index, &tip);
+                        canvas.dot(*at, 3.0, index, 1.0, &tip);
                     }
                 }
             }
         }
         if drawn().next().is_none() {
             let words = self.lang.pick("no data", "无数据");
-            let center = (middle, area.y + inner / 2.0);
-            canvas.text(center, 14.0, Anchor::Middle, "soft", words);
+            canvas.text(axes.center(), 14.0, Anchor::Middle, "soft", words);
         }
         canvas.finish(&self.summary())
     }

@@ -5,17 +5,20 @@
 //! so that a page's style sheet can restyle it, such as for dark mode. Series colours can be told
 //! apart by colour-blind readers (Okabe and Ito); text is escaped and falls back to CJK fonts.
 
+mod axes;
 mod bars;
 mod canvas;
 mod heat_map;
 mod line_chart;
 mod reliability;
 mod scale;
+mod scatter;
 
 pub use bars::{Bar, BarChart};
 pub use heat_map::ConfusionMap;
 pub use line_chart::{LineChart, Marker, Series, precision_recall_chart, roc_chart};
 pub use reliability::ReliabilityDiagram;
+pub use scatter::ScatterChart;
 
 pub(crate) use canvas::escape;
 

@@ -33,7 +33,7 @@ impl ReliabilityDiagram {
             "柱：该区间内的准确率 · 点：位于平均置信度处 · 虚线：完全校准",
         );
         canvas.text((16.0, 48.0), 12.0, Anchor::Start, "soft", legend);
-        let area = Rect { x: 72.0, y: 48.0, width: WIDTH - 96.0, height: 270.0 };
+        let area = Rect { x: 72.0, y: 68.0, width: WIDTH - 96.0, height: 270.0 };
         let strip = Rect { y: area.bottom() + 18.0, height: 70.0, ..area };
         let horizontal = Scale::new((0.0, 1.0), (area.x, area.right()));
         let vertical = Scale::new((0.0, 1.0), (area.bottom(), area.y));
@@ -57,7 +57,7 @@ impl ReliabilityDiagram {
             let column = |y: f64, bottom: f64| Rect { x: from, y, width: to - from, height: bottom - y };
             let top = vertical.at(bin.accuracy);
             canvas.bar(column(top, area.bottom()), 0, 0.45, &tip);
-            canvas.dot((horizontal.at(bin.confidence), top), 4.0, 1, &tip);
+            canvas.dot((horizontal.at(bin.confidence), top), 4.0, 1, 1.0, &tip);
             let height = strip.height * bin.rows as f64 / most;
             canvas.bar(column(strip.bottom() - height, strip.bottom()), 6, 0.7, &tip);
         }

@@ -41,10 +41,15 @@ fn step(range: (f64, f64), count: usize, whole: bool) -> f64 {
     if whole { step.max(1.0) } else { step }
 }
 
-/// The smallest range of some width that holds all finite values; 0 to 1 if there are none.
+/// Whether a number can be drawn: not NaN, not infinite, nor so large that differences overflow.
+pub(super) fn drawable(value: f64) -> bool {
+    value.abs() < 1e100
+}
+
+/// The smallest range of some width that holds all drawable values; 0 to 1 if there are none.
 pub(super) fn range_of(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let finite = values.filter(|v| v.is_finite());
-    let range = finite
+    let drawable = values.filter(|v| drawable(*v));
+    let range = drawable
         .fold(None, |range: Option<(f64, f64)>, v| Some(range.map_or((v, v), |(low, high)| (low.min(v), high.max(v)))));
     let (low, high) = range.unwrap_or((0.0, 1.0));
     // Ticks need a step that still changes the number it is added to.
