@@ -101,6 +101,10 @@ mod tests {
             assert!(interval.low < value && value < interval.high, "{name}");
         }
         assert!(!evaluation.intervals.contains_key("max_error"));
+        let json = serde_json::to_value(&evaluation).unwrap();
+        assert_eq!(json["task"], "regression");
+        assert!(json["mae"].is_number() && json["intervals"]["r2"][1].is_number());
+        assert!(json.get("per_class").is_none() && json.get("confusion").is_none());
     }
 
     #[test]

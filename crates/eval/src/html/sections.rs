@@ -40,7 +40,7 @@ impl Page<'_> {
             };
             let around = match self.evaluation.intervals.get(*name) {
                 None => String::new(),
-                Some(ends) => format!("{} {}", self.interval_name(), interval(Some(ends))),
+                Some(ends) => format!("{} <span>{}</span>", self.interval_name(), interval(Some(ends))),
             };
             let _ = writeln!(
                 html,
