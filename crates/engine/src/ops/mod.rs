@@ -7,6 +7,7 @@ mod attention;
 mod concat;
 mod cross_entropy;
 mod dropout;
+mod element_losses;
 mod elementwise;
 mod embedding;
 mod gated;
@@ -21,12 +22,14 @@ mod scale_rows;
 mod scatter;
 mod segments;
 mod softmax;
+mod unfold;
 
 pub use activation::{Activation, activate};
 pub use attention::{Attention, RelativeBias, attention, attention_weights};
 pub use concat::{concat_cols, concat_rows, reshape, split_cols};
 pub use cross_entropy::{CrossEntropy, cross_entropy, soft_cross_entropy};
 pub use dropout::{drop_path, dropout};
+pub use element_losses::{binary_cross_entropy, huber, mse};
 pub use elementwise::{add, mean, mul, scale, sub, sum};
 pub use embedding::{add_rows_broadcast, embedding, gather_rows};
 pub use gated::gated;
@@ -38,6 +41,7 @@ pub use rms_norm::rms_norm;
 pub use rotary::{Rotary, rotary};
 pub use scale_rows::{mul_vector, scale_rows, segment_weighted_sum};
 pub use softmax::{log_softmax, segment_softmax, softmax};
+pub use unfold::{unfold_1d, unfold_patches};
 
 use crate::{Element, EngineError, Result, Var};
 
