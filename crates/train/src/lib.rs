@@ -24,11 +24,15 @@ mod contract;
 mod disk;
 mod error;
 mod groups;
+mod inventory;
 mod log;
 mod pattern;
+mod progress;
 mod record;
 mod schedule;
 mod state;
+pub mod tensorboard;
+pub mod testing;
 mod trainer;
 
 pub use config::{CheckpointEvery, EarlyStopping, OptimizerKind, ScheduleKind, TrainConfig};
@@ -37,7 +41,9 @@ pub use contract::{
 };
 pub use error::{BoxError, Result, TrainError};
 pub use groups::{Group, assign};
+pub use inventory::{Inventory, Memory, Part};
 pub use pattern::matches;
+pub use progress::Progress;
 pub use record::{EpochRecord, History, Record, SkipRecord, StepRecord};
 pub use schedule::Schedule;
 pub use state::{Best, lower_is_better};

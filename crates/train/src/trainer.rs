@@ -10,6 +10,7 @@ use crate::log::RunLog;
 use crate::record::{EpochRecord, History, Record, SkipRecord, StepRecord};
 use crate::schedule::Schedule;
 use crate::state::{Best, State, Sums, better, same_settings, settings};
+use crate::tensorboard::EventWriter;
 use sensorium_engine::optim::{Ema, Hyper, Method, Optimizer, clip_factor, global_norm};
 use sensorium_engine::{EngineError, Gradients, Params, Tape, Tensor};
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ const SKIPS_IN_A_ROW: u32 = 5;
 /// What a run is told besides its configuration.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Where `checkpoints/` and `metrics.jsonl` are written.
+    /// Where `checkpoints/`, `metrics.jsonl` and `tensorboard/` are written.
     pub dir: PathBuf,
     /// Whether to go on from the newest checkpoint there; without one the run starts anew.
     pub resume: bool,
@@ -112,6 +113,7 @@ struct Run<'a, M: Trainable> {
     best_weights: Option<Named>,
     state: State,
     log: RunLog,
+    board: EventWriter,
     schedule: Schedule,
     steps_per_epoch: u64,
     clock: Clock,
@@ -176,6 +178,9 @@ impl<'a, M: Trainable> Run<'a, M> {
         };
         disk.create_dir(&options.dir)?;
         let log = RunLog::open(&options.dir.join("metrics.jsonl"), state.log_bytes)?;
+        // What an earlier process wrote of steps after the checkpoint is to be forgotten.
+        let purge_from = if resumed { state.step + 1 } else { 0 };
+        let board = EventWriter::create(&options.dir.join("tensorboard"), purge_from)?;
         let steps_per_epoch = source.batches(0).div_ceil(config.grad_accumulation) as u64;
         observer.event(&Event::Start {
             epochs: config.epochs,
@@ -201,6 +206,7 @@ impl<'a, M: Trainable> Run<'a, M> {
             best_weights,
             state,
             log,
+            board,
             steps_per_epoch,
         })
     }
@@ -355,6 +361,8 @@ impl<'a, M: Trainable> Run<'a, M> {
         };
         self.state.sums.absorb(&sums);
         self.observer.event(&Event::Step(&record));
+        let scalars = [("loss", record.loss), ("lr", record.lr), ("grad_norm", record.grad_norm)];
+        self.plot("train", scalars.into_iter().chain(record.parts.iter().map(|(name, x)| (name.as_str(), *x))))?;
         self.log.append(&Record::Step(record))
     }
 
@@ -403,6 +411,8 @@ impl<'a, M: Trainable> Run<'a, M> {
             seconds_validating,
         };
         self.observer.event(&Event::Epoch(&record));
+        self.plot("train_epoch", [("loss", record.train_loss)].into_iter())?;
+        self.plot("validation", record.metrics.iter().map(|(name, x)| (name.as_str(), *x)))?;
         self.log.append(&Record::Epoch(record))?;
         if self.checkpoint_due() {
             self.checkpoint()?;
@@ -471,6 +481,13 @@ impl<'a, M: Trainable> Run<'a, M> {
             Some(ema) => ema.state(self.model.params()).into_iter().collect(),
             None => values(self.model.params()),
         }
+    }
+
+    /// Puts scalars of the current step before TensorBoard.
+    fn plot<'s>(&mut self, section: &str, scalars: impl Iterator<Item = (&'s str, f64)>) -> Result<()> {
+        let named: Vec<(String, f64)> = scalars.map(|(name, x)| (format!("{section}/{name}"), x)).collect();
+        self.board.scalars(self.state.step, named.iter().map(|(tag, x)| (tag.as_str(), *x)));
+        self.board.flush()
     }
 
     fn checkpoint_due(&self) -> bool {
