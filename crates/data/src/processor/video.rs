@@ -1,0 +1,46 @@
+//! Videos to normalised frames.
+
+use sensorium_media::image::Filter;
+use serde::{Deserialize, Serialize};
+
+use super::{CropMode, ImageProcessor};
+
+/// How videos become `[frames, 3, size, size]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VideoProcessor {
+    /// Frames taken at even distances over the whole video (default 8).
+    pub frames: usize,
+    /// Pixels of each side (default 224).
+    pub size: usize,
+    /// What becomes of frames that are not square (default `center`).
+    pub crop: CropMode,
+    /// The kernel of resizing (default `bicubic`).
+    pub filter: Filter,
+    /// Subtracted from each channel, of values between 0 and 1 (default 0.5).
+    pub mean: [f32; 3],
+    /// Divides each channel afterwards (default 0.5).
+    pub std: [f32; 3],
+}
+
+impl Default for VideoProcessor {
+    fn default() -> Self {
+        let ImageProcessor { size, resize: _, crop, filter, mean, std } = ImageProcessor::default();
+        VideoProcessor { frames: 8, size, crop, filter, mean, std }
+    }
+}
+
+impl VideoProcessor {
+    /// The processor of a single frame.
+    pub fn frame(&self) -> ImageProcessor {
+        let VideoProcessor { frames: _, size, crop, filter, mean, std } = *self;
+        ImageProcessor { size, resize: None, crop, filter, mean, std }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        if !(1..=4096).contains(&self.frames) {
+            return Err(format!("frames is {}; expected 1 to 4096", self.frames));
+        }
+        self.frame().validate()
+    }
+}
