@@ -2,7 +2,7 @@
 
 use super::matrix;
 use crate::parallel::{rows_mut, rows_mut_for};
-use crate::simd::{max1, sum1, vectorised};
+use crate::simd::{max1, sum1, sum2, vectorised};
 use crate::{Element, EngineError, Result, Tape, Tensor, Var};
 
 /// Settings of [`cross_entropy`].
@@ -114,11 +114,9 @@ struct Plan<E> {
 impl<E: Element> Plan<E> {
     fn loss(&self, x: &[E], y: usize, statistics: &[E]) -> E {
         let (largest, log_sum) = (statistics[0], statistics[1]);
-        let negative_log = |v: E| log_sum + (largest - v);
-        let mut loss = self.on_target * self.weights[y] * negative_log(x[y]);
+        let mut loss = self.on_target * self.weights[y] * (log_sum + (largest - x[y]));
         if self.spread > E::ZERO {
-            let all = x.iter().zip(&self.weights).fold(E::ZERO, |sum, (v, w)| sum + *w * negative_log(*v));
-            loss += self.spread * all;
+            loss += self.spread * weighted_losses(x, &self.weights, largest, log_sum);
         }
         loss
     }
@@ -197,6 +195,12 @@ vectorised! {
     fn row_statistics<E>(x: &[E]) -> (E, E) {
         let largest = max1(x);
         (largest, sum1(x, |v| (v - largest).exp()).ln())
+    }
+}
+vectorised! {
+    /// −Σ w · log softmax(x)
+    fn weighted_losses<E>(x: &[E], weights: &[E], largest: E, log_sum: E) -> E {
+        sum2(x, weights, |v, w| w * (log_sum + (largest - v)))
     }
 }
 vectorised! {

@@ -24,9 +24,15 @@ pub fn dropout<E: Element>(tape: &Tape<E>, x: &Var<E>, probability: f64, random:
     };
     let factor = E::of(factor);
     let h = x.handle();
-    let value = masked(x.value().clone(), threshold, factor, random);
-    Ok(tape.record(value, &[x], move |d, g| {
-        g.add(h, masked(d, threshold, factor, random));
+    let mut value = Tensor::any(x.value().dims());
+    let from = x.data();
+    rows_mut(value.data_mut(), GROUP, |first, part| {
+        part.copy_from_slice(&from[first * GROUP..][..part.len()]);
+        mask_loop(part, first as u64, threshold, factor, random);
+    });
+    Ok(tape.record(value, &[x], move |mut d, g| {
+        rows_mut(d.data_mut(), GROUP, |first, part| mask_loop(part, first as u64, threshold, factor, random));
+        g.add(h, d);
         Ok(())
     }))
 }
@@ -79,11 +85,6 @@ fn plan(op: &'static str, probability: f64) -> Result<Option<(u32, f64)>> {
     }
     let threshold = (probability * 4_294_967_296.0) as u32;
     Ok((threshold > 0).then_some((threshold, 1.0 / (1.0 - probability))))
-}
-
-fn masked<E: Element>(mut x: Tensor<E>, threshold: u32, factor: E, random: Random) -> Tensor<E> {
-    rows_mut(x.data_mut(), GROUP, |first, part| mask_loop(part, first as u64, threshold, factor, random));
-    x
 }
 
 vectorised! {

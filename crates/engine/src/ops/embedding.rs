@@ -40,7 +40,7 @@ fn rows_of<E: Element>(op: &'static str, tape: &Tape<E>, table: &Var<E>, index: 
     }))
 }
 
-/// x + table[index]: position, segment or modality embeddings added to the
+/// `x + table[index]`: position, segment or modality embeddings added to the
 /// rows of a pack. `x` is `[rows, dim]`, `table` `[n, dim]`, `index` one entry
 /// for each row; the result `[rows, dim]`.
 ///

@@ -186,6 +186,15 @@ mod tests {
     }
 
     #[test]
+    fn attention_pooling_is_softmax_and_weighted_sum() -> Result<()> {
+        let offsets = Offsets::from_lengths([3, 0, 4]);
+        gradients(&[random(&[7, 5], "x"), random(&[7, 1], "scores")], |t, v| {
+            let weights = super::super::segment_softmax(t, &v[1], &offsets)?;
+            segment_weighted_sum(t, &v[0], &weights, &offsets)
+        })
+    }
+
+    #[test]
     fn one_gradient_alone_is_the_same_as_of_both() -> Result<()> {
         let fixed = Var::constant(random(&[7, 1], "w"));
         gradients(&[random(&[7, 5], "x")], |t, v| scale_rows(t, &v[0], &fixed))?;

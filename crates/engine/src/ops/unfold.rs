@@ -179,7 +179,7 @@ pub fn unfold_1d<E: Element>(
                     let at = first + i - offsets.range(s).start + padding;
                     for k in 0..kernel.min(at + 1) {
                         let window = (at - k) / stride;
-                        if (at - k) % stride == 0 && window < cut.length(s) {
+                        if (at - k).is_multiple_of(stride) && window < cut.length(s) {
                             let d = &row(d, cut.range(s).start + window, cols)[k..];
                             out.iter_mut().zip(d.iter().step_by(kernel)).for_each(|(o, d)| *o += *d);
                         }

@@ -211,8 +211,10 @@ impl<E: Element> Optimizer<E> {
             let Some(mut tensors) = tensors.into_iter().collect::<Option<Vec<_>>>() else {
                 return bad(format!("a part of the state of {} is missing", p.name));
             };
-            let steps = tensors.pop().map(|t| t.data()[0].to_f64() as u64 + WORD * t.data()[1].to_f64() as u64);
-            memory.push(Some(Memory { steps: steps.unwrap_or_default(), slots: tensors }));
+            let Some(steps) = tensors.pop().and_then(|t| number_of_steps(&t)) else {
+                return bad(format!("step.{} is not a number of steps", p.name));
+            };
+            memory.push(Some(Memory { steps, slots: tensors }));
         }
         self.memory = memory;
         Ok(())
@@ -222,6 +224,13 @@ impl<E: Element> Optimizer<E> {
     pub fn steps(&self, id: ParamId) -> u64 {
         self.memory.get(id.index()).and_then(Option::as_ref).map_or(0, |m| m.steps)
     }
+}
+
+/// The number of steps that [`Optimizer::state`] wrote as two words.
+fn number_of_steps<E: Element>(words: &Tensor<E>) -> Option<u64> {
+    let word = |x: E| Some(x.to_f64()).filter(|x| x.fract() == 0.0 && (0.0..WORD as f64).contains(x));
+    let (low, high) = (word(words.data()[0])?, word(words.data()[1])?);
+    Some(low as u64 + WORD * high as u64)
 }
 
 /// One task: a run of one parameter's elements and all that belongs to it.
@@ -545,6 +554,11 @@ mod tests {
         assert!(fresh.load_state(&params, &state[..2]).is_err());
         for (name, dims) in [("exp_avg.other", 6), ("exp_avg.p", 5), ("momentum_buffer.p", 6), ("exp_avg", 6)] {
             assert!(fresh.load_state(&params, &[(name.into(), Tensor::zeros(&[dims]))]).is_err(), "{name}");
+        }
+        for steps in [[0.5, 0.0], [-1.0, 0.0], [f32::NAN, 0.0], [0.0, 1e30]] {
+            let mut bad = state.clone();
+            bad[2].1 = Tensor::from_slice(&[2], &steps)?;
+            assert!(fresh.load_state(&params, &bad).is_err(), "{steps:?}");
         }
         assert!(fresh.state(&params).is_empty());
         Ok(())
