@@ -1,6 +1,35 @@
-# Everything a contributor must pass.
+# `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: quickstart
+quickstart: ## from a fresh machine to a trained, evaluated model on real data (installs what is missing)
+	@scripts/quickstart.sh
+
+.PHONY: build
+build: ## the program, target/release/sensorium
+	$(CARGO) build --release --locked --bin sensorium
+
+.PHONY: install
+install: ## the program, in cargo's folder of programs
+	$(CARGO) install --locked --path crates/cli
+
 .PHONY: test
-test:
-	cargo fmt --all -- --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo test --workspace --locked
+test: ## what every change must pass
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --workspace --locked
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh; fi
+
+.PHONY: doc
+doc: ## the library's documentation, target/doc/sensorium
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+.PHONY: clean
+clean: ## remove what was built; data/ and runs/ stay
+	$(CARGO) clean
