@@ -157,6 +157,15 @@ fn run(
     }
     let said = complaints.and_then(|thread| thread.join().ok()).unwrap_or_default();
     let said = said.trim();
+    if let Some(size) = too_many_pixels(said) {
+        return Err(MediaError::OverLimit {
+            origin: origin.to_owned(),
+            got: size,
+            unit: "pixels",
+            limit: limits.max_pixels.to_string(),
+            field: "max_pixels",
+        });
+    }
     Err(failed(if said.is_empty() { status.to_string() } else { one_line(said) }))
 }
 
@@ -164,13 +173,25 @@ fn display_name(program: &OsStr) -> String {
     program.to_string_lossy().into_owned()
 }
 
+/// The size that FFmpeg refused for its pixels, if that is what it complains of.
+fn too_many_pixels(said: &str) -> Option<String> {
+    let (before, _) = said.split_once(" exceeds specified max pixel count")?;
+    before.split_whitespace().next_back().map(str::to_owned)
+}
+
 /// Joins what was said into a line, leaving out addresses of FFmpeg's inner parts.
 fn one_line(said: &str) -> String {
-    let parts = said.lines().map(|line| match line.split_once("] ") {
-        Some((part, rest)) if part.starts_with('[') && part.contains(" @ ") => rest,
-        _ => line,
+    let parts = said.lines().map(|line| {
+        let mut line = line;
+        while let Some((part, rest)) = line.split_once("] ") {
+            if !part.starts_with('[') || !part.contains(" @ ") {
+                break;
+            }
+            line = rest;
+        }
+        line.trim()
     });
-    parts.map(str::trim).filter(|part| !part.is_empty()).take(4).collect::<Vec<_>>().join("; ")
+    parts.filter(|part| !part.is_empty()).take(4).collect::<Vec<_>>().join("; ")
 }
 
 /// Reads on a thread, at most a few pieces ahead.
@@ -204,18 +225,6 @@ fn collect_start(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
         let _ = std::io::copy(&mut pipe, &mut std::io::sink());
         String::from_utf8_lossy(&kept).into_owned()
     })
-}
-
-/// Whether FFmpeg can be started; tests that need it are left out, aloud, where it cannot.
-#[cfg(test)]
-pub(crate) fn available() -> bool {
-    let programs = Ffmpeg::from_environment();
-    let starts = |program: &OsStr| Command::new(program).arg("-version").output().is_ok();
-    let both = starts(&programs.ffmpeg) && starts(&programs.ffprobe);
-    if !both {
-        println!("left out: FFmpeg is not installed");
-    }
-    both
 }
 
 #[cfg(test)]
@@ -260,7 +269,9 @@ mod tests {
 
     #[test]
     fn complaints_become_one_line_without_addresses() {
-        let said = "[mov,mp4 @ 0x55aa] moov atom not found\nfile:a.mp4: Invalid data\n";
+        let said = "[h264 @ 0x55aa] [mov,mp4 @ 0x55aa] moov atom not found\nfile:a.mp4: Invalid data\n";
         assert_eq!(one_line(said), "moov atom not found; file:a.mp4: Invalid data");
+        let said = "[a @ 0x1] Picture size 64x48 exceeds specified max pixel count 3071, see";
+        assert_eq!(too_many_pixels(said).as_deref(), Some("64x48"));
     }
 }

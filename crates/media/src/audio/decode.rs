@@ -12,6 +12,7 @@ use symphonia::core::io::MediaSourceStream;
 use symphonia::core::meta::MetadataOptions;
 
 use super::Audio;
+use super::edit_list::sound_edit;
 use crate::Limits;
 use crate::error::{MediaError, Result, guard};
 use crate::ffmpeg::Ffmpeg;
@@ -70,8 +71,28 @@ fn decode_own(bytes: &[u8], source: &str, limits: &Limits) -> Result<Own> {
     };
     let options = AudioDecoderOptions::default();
     match symphonia::default::get_codecs().make_audio_decoder(parameters, &options) {
-        Ok(mut decoder) => read_track(reader.as_mut(), decoder.as_mut(), track_id, source, limits).map(Own::Decoded),
+        Ok(mut decoder) => {
+            let mut audio = read_track(reader.as_mut(), decoder.as_mut(), track_id, source, limits)?;
+            if bytes.get(4..8) == Some(b"ftyp") {
+                apply_edit(&mut audio, bytes);
+            }
+            Ok(Own::Decoded(audio))
+        }
         Err(_) => Ok(Own::NotOurs),
+    }
+}
+
+/// Leaves out what the edit list of an MP4 file does; an edit that would leave nothing is ignored.
+fn apply_edit(audio: &mut Audio, file: &[u8]) {
+    let Some(edit) = sound_edit(file) else {
+        return;
+    };
+    let samples_in = |seconds: f64| (seconds * f64::from(audio.sample_rate)).round() as usize;
+    let start = samples_in(edit.start_s);
+    let length = edit.length_s.map_or(usize::MAX, samples_in);
+    if start < audio.samples.len() && length > 0 {
+        audio.samples.drain(..start);
+        audio.samples.truncate(length);
     }
 }
 
@@ -176,7 +197,7 @@ impl<'a> MonoSamples<'a> {
 }
 
 /// Errors when a rate is none that sound is stored at.
-pub(crate) fn check_rate(source: &str, rate: u64) -> Result<()> {
+fn check_rate(source: &str, rate: u64) -> Result<()> {
     if (1..=1_000_000).contains(&rate) {
         return Ok(());
     }

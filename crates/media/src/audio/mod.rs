@@ -4,16 +4,19 @@
 //! rate of a model; [`log_mel`] makes the [`Mel`] frames that speech and sound models take;
 //! [`augment`] varies either for training.
 
+pub mod augment;
 pub mod log_mel;
 
 mod decode;
+mod edit_list;
 mod resample;
 
+pub use augment::{AudioAugment, SpecAugment};
 pub use decode::decode;
 pub use log_mel::{KaldiFbank, Mel, WhisperMel};
 pub use resample::resample;
 
-pub(crate) use decode::{check_rate, decode_stream};
+pub(crate) use decode::decode_stream;
 
 /// One channel of sound.
 #[derive(Clone, Debug, PartialEq)]

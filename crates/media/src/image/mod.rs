@@ -1,14 +1,19 @@
 //! Pictures: decode to RGB bytes, resize as Pillow does, augment, normalise.
 //!
 //! [`decode`] takes the bytes of any known format to an [`Image`]; [`resize`] and its relatives
-//! change its size; [`to_normalized_chw`] is the last step
-//! before a model.
+//! change its size; [`augment`] varies it for training with the operations of [`color`] and
+//! [`affine`]; [`to_normalized_chw`] is the last step before a model.
 
+pub mod affine;
+pub mod augment;
+pub mod color;
+mod convolution;
 mod decode;
 mod jpeg;
 mod resize;
 mod svg;
 
+pub use augment::ImageAugment;
 pub use decode::{DecodeOptions, decode, decode_with};
 pub use resize::{Filter, center_crop, crop, pad, resize, resize_shorter_side};
 

@@ -2,11 +2,10 @@
 //!
 //! Shrinking widens the filter by the scale, so that every source pixel counts (antialiasing).
 
-use fast_image_resize as fir;
-use fir::images::{Image as FirImage, ImageRef};
 use serde::{Deserialize, Serialize};
 
 use super::Image;
+use super::convolution::{Kernel, convolve};
 
 /// The filter of a resize, by Pillow's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,26 +24,43 @@ pub enum Filter {
     Lanczos,
 }
 
-/// Resizes to `width` x `height` (each at least 1), within 1/255 of Pillow's `Image.resize`.
+/// Resizes to `width` x `height` (each at least 1), as Pillow's `Image.resize` does within 1/255.
 pub fn resize(image: &Image, width: usize, height: usize, filter: Filter) -> Image {
     let (width, height) = (width.max(1), height.max(1));
     if (width, height) == (image.width, image.height) {
         return image.clone();
     }
-    let algorithm = match filter {
-        Filter::Nearest => fir::ResizeAlg::Nearest,
-        Filter::Box => fir::ResizeAlg::Convolution(fir::FilterType::Box),
-        Filter::Bilinear => fir::ResizeAlg::Convolution(fir::FilterType::Bilinear),
-        Filter::Bicubic => fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom),
-        Filter::Lanczos => fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3),
+    let kernel = match filter {
+        Filter::Nearest => return nearest(image, width, height),
+        Filter::Box => Kernel::BOX,
+        Filter::Bilinear => Kernel::BILINEAR,
+        Filter::Bicubic => Kernel::BICUBIC,
+        Filter::Lanczos => Kernel::LANCZOS,
     };
-    let options = fir::ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
-    let pixel_type = fir::PixelType::U8x3;
-    let source = ImageRef::new(image.width as u32, image.height as u32, &image.data, pixel_type)
-        .expect("an image holds exactly its pixels");
-    let mut output = FirImage::new(width as u32, height as u32, pixel_type);
-    fir::Resizer::new().resize(&source, &mut output, &options).expect("both images are of one pixel type");
-    Image { width, height, data: output.into_vec() }
+    convolve(image, width, height, &kernel)
+}
+
+fn nearest(image: &Image, width: usize, height: usize) -> Image {
+    // Positions are summed rather than multiplied, so that ties fall as in Pillow.
+    let positions = |from: usize, to: usize| -> Vec<usize> {
+        let scale = from as f64 / to as f64;
+        let mut position = scale * 0.5;
+        let mut step = || {
+            let index = (position as usize).min(from - 1);
+            position += scale;
+            index
+        };
+        (0..to).map(|_| step()).collect()
+    };
+    let columns = positions(image.width, width);
+    let mut data = Vec::with_capacity(width * height * 3);
+    for row in positions(image.height, height) {
+        let row = &image.data[row * image.width * 3..(row + 1) * image.width * 3];
+        for column in &columns {
+            data.extend_from_slice(&row[column * 3..column * 3 + 3]);
+        }
+    }
+    Image { width, height, data }
 }
 
 /// Longest side of a resize to a shorter side, as a multiple of it.
