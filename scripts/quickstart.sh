@@ -1,0 +1,289 @@
+#!/usr/bin/env bash
+# From a fresh machine to a trained, evaluated multimodal model on real data:
+# checks what is there, says what it installs and why, builds, fetches the data,
+# trains, evaluates, and says where the report is. Run again, it does only what
+# is still to do.
+#
+#   make quickstart                     everything
+#   make quickstart FORCE=1             train again
+#   make quickstart STAMPS_DEB=FILE     with a package downloaded by hand
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+data=data/stamps
+package=tuxpaint-stamps-default
+runs=runs/stamps
+recipe=examples/stamps/stamps.toml
+# The models of the comparison: name, then what `sensorium fit` is told besides the recipe.
+models=(
+    "picture     --ignore caption --ignore caption_zh --ignore spoken"
+    "caption     --ignore picture --ignore spoken"
+    "speech      --ignore picture --ignore caption --ignore caption_zh"
+    "concat      --set fusion.kind=concat"
+    "weighted    --set fusion.kind=weighted"
+    "attention   --set fusion.kind=attention"
+)
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
+note() { printf '  %s\n' "$*" >&2; }
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    shift
+    for line in "$@"; do printf '  %s\n' "$line" >&2; done
+    exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Runs a command as the administrator.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo "$@"
+    else
+        note "this needs an administrator, and there is no sudo: $*"
+        return 1
+    fi
+}
+
+# The system's package manager.
+manager() {
+    local name
+    for name in apt-get dnf pacman zypper apk brew; do
+        if have "$name"; then
+            echo "$name"
+            return
+        fi
+    done
+    echo none
+}
+
+# The command that installs packages with it, for people to read and to run.
+install_command() {
+    case "$(manager)" in
+        apt-get) echo "apt-get install -y --no-install-recommends $*" ;;
+        dnf) echo "dnf install -y $*" ;;
+        pacman) echo "pacman -S --needed --noconfirm $*" ;;
+        zypper) echo "zypper --non-interactive install $*" ;;
+        apk) echo "apk add $*" ;;
+        brew) echo "brew install $*" ;;
+        none) echo "(your system's package manager) install $*" ;;
+    esac
+}
+
+lists_updated=no
+update_lists() {
+    if [ "$lists_updated" = no ] && [ "$(manager)" = apt-get ]; then
+        note "apt-get update"
+        as_root apt-get update -q >/dev/null || note "the package lists could not be updated; is there a network?"
+        lists_updated=yes
+    fi
+}
+
+install_packages() {
+    local command
+    command=$(install_command "$@")
+    note "$command"
+    case "$(manager)" in
+        none) return 1 ;;
+        # Homebrew refuses to run as the administrator.
+        brew) brew install "$@" ;;
+        *)
+            update_lists
+            # shellcheck disable=SC2086 # the command's words
+            as_root env DEBIAN_FRONTEND=noninteractive $command >&2
+            ;;
+    esac
+}
+
+# True if version $1 is at least $2.
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+wanted_rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+toolchain=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+
+# True if cargo here builds this project: rustup fetches the right version, any other must be new enough.
+cargo_ready() {
+    have cargo || return 1
+    have rustup && return 0
+    at_least "$(rustc --version 2>/dev/null | awk '{ print $2 }')" "$wanted_rust"
+}
+
+download() {
+    if have curl; then
+        curl --proto '=https' --tlsv1.2 -sSf "$1" -o "$2"
+    elif have wget; then
+        wget -q --https-only "$1" -O "$2"
+    else
+        note "neither curl nor wget is there to download $1"
+        return 1
+    fi
+}
+
+# Installs cargo: from the system's packages where they are new enough, else through rustup.
+install_cargo() {
+    local offered=""
+    if [ "$(manager)" = apt-get ]; then
+        update_lists
+        offered=$(apt-cache policy rustc 2>/dev/null | sed -n 's/ *Candidate: \([0-9.]*\).*/\1/p')
+        if [ -n "$offered" ] && at_least "$offered" "$wanted_rust"; then
+            install_packages cargo rustc && return 0
+        fi
+        note "the system's cargo is ${offered:-not offered}, Sensorium needs $wanted_rust: through rustup, for this user only"
+    fi
+    local installer
+    installer=$(mktemp)
+    if download https://sh.rustup.rs "$installer"; then
+        sh "$installer" -y --profile minimal --default-toolchain none --no-modify-path >&2 || return 1
+        rm -f "$installer"
+        export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+        rustup toolchain install "$toolchain" --profile minimal >&2
+    else
+        rm -f "$installer"
+        return 1
+    fi
+}
+
+say "1. What is here"
+# An installation by rustup that this shell has not been told of.
+if ! have cargo && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+    export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+fi
+missing=()
+if cargo_ready; then note "cargo    yes"; else
+    note "cargo    no: it builds Sensorium (Rust $wanted_rust or newer); will be installed"
+    missing+=(cargo)
+fi
+if have cc; then note "cc       yes"; else
+    note "cc       no: Rust links with it and builds parts written in C; will be installed"
+    missing+=(cc)
+fi
+if have ffmpeg; then note "ffmpeg   yes"; else
+    note "ffmpeg   no: it decodes video and rarer sound formats; will be installed"
+    missing+=(ffmpeg)
+fi
+
+for tool in ${missing[@]+"${missing[@]}"}; do
+    case "$tool" in
+        cargo)
+            install_cargo || fail "cargo could not be installed" \
+                "Install Rust $wanted_rust or newer as https://rustup.rs says, and run this again."
+            ;;
+        cc)
+            case "$(manager)" in
+                apt-get) install_packages gcc libc6-dev ;;
+                apk) install_packages gcc musl-dev ;;
+                *) install_packages gcc ;;
+            esac || fail "a C compiler could not be installed" "Install one, and run this again."
+            ;;
+        ffmpeg)
+            # This quickstart has no video: without FFmpeg it goes on.
+            install_packages ffmpeg || {
+                note "FFmpeg could not be installed; the quickstart works without, video does not."
+                note "To install it later: $(install_command ffmpeg)"
+            }
+            ;;
+    esac
+done
+
+say "2. Building"
+built=(-p sensorium-cli --bin sensorium -p sensorium --example stamps_table --example compare)
+cargo build --release --locked "${built[@]}" || fail "the build failed" \
+    "If the network is missing: the crates in Cargo.lock are fetched by 'cargo fetch --locked'; with them in cargo's" \
+    "cache, the build needs no network."
+release=${CARGO_TARGET_DIR:-target}/release
+sensorium=$release/sensorium
+
+say "3. Data"
+# Unpacks $1 into the folder $2.
+unpack() {
+    if have dpkg-deb; then
+        dpkg-deb -x "$1" "$2"
+    elif have bsdtar; then
+        bsdtar -xOf "$1" 'data.tar*' | bsdtar -xf - -C "$2"
+    elif have ar; then
+        # The archive's member is data.tar.xz, .zst or .gz; tar finds out which.
+        local member
+        member=$(ar t "$1" | grep '^data\.tar')
+        (cd "$2" && ar x "$1" "$member" && tar -xf "$member" && rm "$member")
+    else
+        fail "nothing here unpacks a Debian package" "Install one of: dpkg, libarchive (bsdtar), binutils (ar)."
+    fi
+}
+
+fetch_help=(
+    "It is the Debian package $package (pictures with captions in many languages and spoken names, GPL-2)."
+    "Download it from your nearest Debian or Ubuntu mirror, or from its page at https://packages.debian.org/$package,"
+    "and run: make quickstart STAMPS_DEB=/path/to/the/file.deb"
+)
+
+fetch_stamps() {
+    local folder=$1 deb
+    if [ -n "${STAMPS_DEB:-}" ]; then
+        [ -f "$STAMPS_DEB" ] || fail "STAMPS_DEB names no file: $STAMPS_DEB" "${fetch_help[@]}"
+        unpack "$(realpath "$STAMPS_DEB")" "$folder/unpacked"
+        return
+    fi
+    have apt-get || fail "the data are not here, and this system has no apt-get to fetch them" "${fetch_help[@]}"
+    apt-cache show "$package" >/dev/null 2>&1 || update_lists
+    note "apt-get download $package (about 160 MB; it is unpacked here, not installed)"
+    (cd "$folder" && apt-get -q download "$package" >&2) ||
+        fail "the package $package could not be downloaded; is there a network?" "${fetch_help[@]}"
+    deb=$(find "$folder" -maxdepth 1 -name "${package}_*.deb" | head -n 1)
+    unpack "$(realpath "$deb")" "$folder/unpacked"
+}
+
+if [ -d "$data/usr" ]; then
+    note "$data is there already"
+else
+    mkdir -p "$data"
+    folder=$(mktemp -d "$data/fetch.XXXXXX")
+    trap 'rm -rf "$folder"' EXIT
+    mkdir "$folder/unpacked"
+    fetch_stamps "$folder"
+    mv "$folder/unpacked/usr" "$data/usr"
+    rm -rf "$folder"
+    trap - EXIT
+fi
+if [ ! -f "$data/stamps.csv" ] || [ "$release/examples/stamps_table" -nt "$data/stamps.csv" ]; then
+    "$release/examples/stamps_table" "$data"
+fi
+
+say "4. Training: each modality alone, and all fused in three ways"
+# What a trained model depends on; a change here trains it again.
+fingerprint() { cat "$recipe" "$data/stamps.csv" <(printf '%s' "$1") | cksum; }
+
+folders=()
+for model in "${models[@]}"; do
+    read -r name options <<<"$model"
+    folder=$runs/$name
+    folders+=("$folder")
+    print=$(fingerprint "$options")
+    known=$(cat "$folder.fingerprint" 2>/dev/null || true)
+    resume=()
+    if [ "$known" != "$print" ] || [ -n "${FORCE:-}" ]; then
+        rm -rf "$folder"
+        mkdir -p "$runs"
+        printf '%s\n' "$print" >"$folder.fingerprint"
+    elif [ -f "$folder/metrics.json" ]; then
+        note "$folder is trained already (FORCE=1 trains it again)"
+        continue
+    elif [ -d "$folder" ]; then
+        resume=(--resume)
+    fi
+    note "sensorium fit $recipe $options --out $folder ${resume[*]-}"
+    # shellcheck disable=SC2086 # the options' words
+    "$sensorium" fit "$recipe" $options --out "$folder" ${resume[@]+"${resume[@]}"}
+done
+
+say "5. The comparison, on test rows that no model has seen"
+"$release/examples/compare" "$data/stamps.csv" "$runs/report.html" "${folders[@]}"
+
+say "6. What to try next"
+cat >&2 <<HELP
+  $sensorium evaluate $runs/attention $data/stamps.csv --split test
+  $sensorium predict $runs/attention --text caption="A brown horse." --image picture=PICTURE.png
+  $sensorium inspect YOUR_TABLE.csv
+  $sensorium fit YOUR_TABLE.csv --label COLUMN --out runs/mine
+  docs/quickstart.md says what happened here; docs/data.md how a table of your own should look.
+HELP
