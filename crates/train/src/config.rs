@@ -12,7 +12,8 @@ pub struct TrainConfig {
     pub optimizer: OptimizerKind,
     /// The highest learning rate, reached after the warm-up.
     pub lr: f64,
-    /// Passes over the training data.
+    /// Passes over the training data. May grow when a run is resumed; from there on the
+    /// schedule is that of the longer run.
     pub epochs: u64,
     /// Samples in a batch.
     pub batch_size: usize,

@@ -104,10 +104,10 @@ fn layer_of(name: &str) -> Option<(&str, u32)> {
     let mut start = 0;
     let mut parts = name.split('.').peekable();
     while let Some(part) = parts.next() {
-        if LAYER_LISTS.contains(&part) {
-            if let Some(number) = parts.peek().and_then(|n| n.parse().ok()) {
-                return Some((name[..start].trim_end_matches('.'), number));
-            }
+        if LAYER_LISTS.contains(&part)
+            && let Some(number) = parts.peek().and_then(|n| n.parse().ok())
+        {
+            return Some((name[..start].trim_end_matches('.'), number));
         }
         start += part.len() + 1;
     }

@@ -2,6 +2,7 @@
 
 use crate::config::{OptimizerKind, TrainConfig};
 use crate::pattern::matches;
+use indicatif::HumanBytes;
 use sensorium_engine::Params;
 use serde::Serialize;
 use std::fmt;
@@ -99,7 +100,7 @@ impl fmt::Display for Inventory {
         }
         let m = &self.memory;
         let [total, w, g, o, a, b] =
-            [m.total(), m.parameters, m.gradients, m.optimizer, m.average, m.best].map(mebibytes);
+            [m.total(), m.parameters, m.gradients, m.optimizer, m.average, m.best].map(|n| HumanBytes(n as u64));
         write!(
             f,
             "memory: {total} without activations (weights {w}, gradients {g}, optimizer {o}, moving average {a}, best weights {b})"
@@ -111,16 +112,12 @@ fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);
     }
     out
-}
-
-fn mebibytes(bytes: usize) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]
@@ -149,6 +146,10 @@ mod tests {
         assert_eq!(inventory.memory, expected);
         let table = inventory.to_string();
         assert!(table.contains("total       1,001,100           1,100       1,000,000"), "{table}");
+        assert!(
+            table.contains("memory: 3.84 MiB without activations (weights 3.82 MiB, gradients 4.30 KiB"),
+            "{table}"
+        );
         let sgd = TrainConfig { optimizer: OptimizerKind::Sgd, momentum: 0.0, ..TrainConfig::default() };
         assert_eq!(Inventory::of(&sgd, &params).memory.optimizer, 0);
     }

@@ -31,7 +31,7 @@ impl Progress {
     pub fn stderr() -> Self {
         if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(0);
-            let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {wide_msg}");
+            let style = ProgressStyle::with_template("{prefix} {bar:12} {pos}/{len} {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             Self::new(View::Bar(bar))
         } else {
@@ -60,13 +60,14 @@ impl Progress {
         self.step = record.step;
         self.loss.add(record.loss);
         self.speed.add(record.samples, record.tokens);
+        // A narrow terminal cuts off the end: what matters most comes first.
         let text = format!(
-            "loss {:.4} · lr {:.2e} · {} samples/s · {} tokens/s · {} left",
+            "loss {:.4} · {} left · lr {:.1e} · {} samples/s · {} tokens/s",
             self.loss.value(),
+            clock(self.seconds_left()),
             record.lr,
             short(self.speed.samples()),
             short(self.speed.tokens()),
-            clock(self.seconds_left()),
         );
         let place = format!("epoch {}/{}", record.epoch, self.epochs);
         let total = self.total();
@@ -171,6 +172,9 @@ fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
         line += &format!("{separator}{name} {value:.4}");
     }
     line += &format!(" · {}", clock(record.seconds));
+    if record.waiting_share() >= 0.05 {
+        line += &format!(" · {:.0} % of the epoch waiting for data", record.waiting_share() * 100.0);
+    }
     if record.best {
         line += " · best so far";
     }

@@ -63,10 +63,20 @@ pub struct EpochRecord {
     pub tokens: u64,
     /// Seconds of the run so far, interruptions not counted.
     pub seconds: f64,
+    /// Seconds of this epoch, validation included; after a resumption within it, since then.
+    pub seconds_epoch: f64,
     /// Seconds of this epoch that the loop waited for data.
     pub seconds_waiting: f64,
     /// Seconds of this epoch spent on validation.
     pub seconds_validating: f64,
+}
+
+impl EpochRecord {
+    /// The share of the training time that the loop waited for data, from 0 to 1.
+    pub fn waiting_share(&self) -> f64 {
+        let training = self.seconds_epoch - self.seconds_validating;
+        if training > 0.0 { (self.seconds_waiting / training).clamp(0.0, 1.0) } else { 0.0 }
+    }
 }
 
 /// One line of `metrics.jsonl`.
@@ -158,10 +168,12 @@ mod tests {
             best: true,
             samples: 6,
             tokens: 60,
-            seconds: 1.5,
+            seconds: 4.5,
+            seconds_epoch: 1.5,
             seconds_waiting: 0.25,
             seconds_validating: 0.5,
         };
+        assert_eq!(epoch.waiting_share(), 0.25);
         let line = serde_json::to_string(&Record::Epoch(epoch)).expect("serializes");
         assert!(line.starts_with(r#"{"event":"epoch","#) && line.contains(r#""auc":null"#), "{line}");
         let Record::Epoch(back) = serde_json::from_str(&line).expect("reads") else { panic!("{line}") };

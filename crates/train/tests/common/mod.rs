@@ -130,12 +130,13 @@ impl Source<Pair> for Data {
 pub struct Validation(pub usize);
 
 impl Judge<Net> for Validation {
-    fn judge(&mut self, model: &Net, _epoch: u64) -> Result<BTreeMap<String, f64>, BoxError> {
+    fn judge(&mut self, model: &Net, epoch: u64) -> Result<BTreeMap<String, f64>, BoxError> {
         let rows: Vec<usize> = (self.0..self.0 + 64).collect();
         let batch = Data { seed: 0, samples: 0, batch_size: 1, poisoned: 0..0 }.batch(&rows);
         let tape = Tape::inference();
         let loss = mean_square(&tape, &model.forward(&tape, &batch.x, None)?, &batch.y)?.value().scalar()?;
-        Ok([("loss".to_owned(), f64::from(loss)), ("one_minus".to_owned(), 1.0 - f64::from(loss))].into())
+        let metrics = [("loss", f64::from(loss)), ("one_minus", 1.0 - f64::from(loss)), ("epoch_error", epoch as f64)];
+        Ok(metrics.map(|(name, value)| (name.to_owned(), value)).into())
     }
 }
 
