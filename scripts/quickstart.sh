@@ -29,7 +29,7 @@ note() { printf '  %s\n' "$*" >&2; }
 fail() {
     printf 'error: %s\n' "$1" >&2
     shift
-    for line in "$@"; do printf '  %s\n' "$line" >&2; done
+    for line in "$@"; do printf '  %s\n' "${line#  }" >&2; done
     exit 1
 }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -120,21 +120,30 @@ download() {
     fi
 }
 
-# Installs cargo: from the system's packages where they are new enough, else through rustup.
+# The version of a package that apt-get would install, nothing where there is none.
+offered() { apt-cache policy "$1" 2>/dev/null | sed -n 's/ *Candidate: \([0-9.]*\).*/\1/p'; }
+
+# Installs cargo: the system's package where it is new enough, else through rustup.
 install_cargo() {
-    local offered=""
+    local installer
     if [ "$(manager)" = apt-get ]; then
         update_lists
-        offered=$(apt-cache policy rustc 2>/dev/null | sed -n 's/ *Candidate: \([0-9.]*\).*/\1/p')
-        if [ -n "$offered" ] && at_least "$offered" "$wanted_rust"; then
-            install_packages cargo rustc && return 0
+        local version
+        version=$(offered rustc)
+        if [ -n "$version" ] && at_least "$version" "$wanted_rust"; then
+            install_packages cargo rustc
+            return
         fi
-        note "the system's cargo is ${offered:-not offered}, Sensorium needs $wanted_rust: through rustup, for this user only"
+        note "the system's cargo is ${version:-not offered}, Sensorium needs $wanted_rust: through rustup, for this user only"
+        if [ -n "$(offered rustup)" ] && install_packages rustup; then
+            rustup toolchain install "$toolchain" --profile minimal >&2
+            return
+        fi
     fi
-    local installer
+    have curl || have wget || install_packages curl ca-certificates || return
     installer=$(mktemp)
-    if download https://sh.rustup.rs "$installer"; then
-        sh "$installer" -y --profile minimal --default-toolchain none --no-modify-path >&2 || return 1
+    if download https://sh.rustup.rs "$installer" &&
+        sh "$installer" -y --profile minimal --default-toolchain none --no-modify-path >&2; then
         rm -f "$installer"
         export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
         rustup toolchain install "$toolchain" --profile minimal >&2
@@ -142,6 +151,28 @@ install_cargo() {
         rm -f "$installer"
         return 1
     fi
+}
+
+# What to do by hand about what is missing.
+by_hand() {
+    local tool
+    for tool in "${missing[@]}"; do
+        case "$tool" in
+            cargo) cargo_ready || echo "  cargo: install Rust $wanted_rust or newer as https://rustup.rs says" ;;
+            *) have "$tool" || echo "  $tool: $(install_command "$(packages_of "$tool")")" ;;
+        esac
+    done
+    echo "  Then run this again. Without a network, copy the packages here first."
+}
+
+# The system's packages of a tool.
+packages_of() {
+    case "$1/$(manager)" in
+        cc/apt-get) echo gcc libc6-dev ;;
+        cc/apk) echo gcc musl-dev ;;
+        cc/*) echo gcc ;;
+        *) echo "$1" ;;
+    esac
 }
 
 say "1. What is here"
@@ -165,25 +196,19 @@ fi
 
 for tool in ${missing[@]+"${missing[@]}"}; do
     case "$tool" in
-        cargo)
-            install_cargo || fail "cargo could not be installed" \
-                "Install Rust $wanted_rust or newer as https://rustup.rs says, and run this again."
+        cargo) install_cargo && cargo_ready ;;
+        *)
+            read -ra packages <<<"$(packages_of "$tool")"
+            install_packages "${packages[@]}" && have "$tool"
             ;;
-        cc)
-            case "$(manager)" in
-                apt-get) install_packages gcc libc6-dev ;;
-                apk) install_packages gcc musl-dev ;;
-                *) install_packages gcc ;;
-            esac || fail "a C compiler could not be installed" "Install one, and run this again."
-            ;;
-        ffmpeg)
-            # This quickstart has no video: without FFmpeg it goes on.
-            install_packages ffmpeg || {
-                note "FFmpeg could not be installed; the quickstart works without, video does not."
-                note "To install it later: $(install_command ffmpeg)"
-            }
-            ;;
-    esac
+    esac && continue
+    # This quickstart has no video: without FFmpeg it goes on.
+    if [ "$tool" = ffmpeg ]; then
+        note "FFmpeg could not be installed: the quickstart works without it, video does not."
+        note "To install it later: $(install_command ffmpeg)"
+    else
+        fail "$tool could not be installed; still missing:" "$(by_hand)"
+    fi
 done
 
 say "2. Building"
@@ -272,18 +297,24 @@ for model in "${models[@]}"; do
         resume=(--resume)
     fi
     note "sensorium fit $recipe $options --out $folder ${resume[*]-}"
+    # Each fit prints its own evaluation, which is also in its folder; here the comparison counts.
     # shellcheck disable=SC2086 # the options' words
-    "$sensorium" fit "$recipe" $options --out "$folder" ${resume[@]+"${resume[@]}"}
+    "$sensorium" fit "$recipe" $options --out "$folder" ${resume[@]+"${resume[@]}"} >/dev/null
 done
 
 say "5. The comparison, on test rows that no model has seen"
 "$release/examples/compare" "$data/stamps.csv" "$runs/report.html" "${folders[@]}"
 
-say "6. What to try next"
+say "6. Answers for new rows, some with one caption and some with the other"
+note "sensorium predict $runs/attention examples/stamps/new.csv"
+"$sensorium" predict "$runs/attention" examples/stamps/new.csv
+
+say "7. What to try next"
 cat >&2 <<HELP
+  open $runs/report.html                    the comparison as a page; each model's folder has its own
+  $sensorium predict $runs/attention --input caption="A brown horse." --image PICTURE.png
   $sensorium evaluate $runs/attention $data/stamps.csv --split test
-  $sensorium predict $runs/attention --text caption="A brown horse." --image picture=PICTURE.png
   $sensorium inspect YOUR_TABLE.csv
   $sensorium fit YOUR_TABLE.csv --label COLUMN --out runs/mine
-  docs/quickstart.md says what happened here; docs/data.md how a table of your own should look.
+  docs/quickstart.md explains what happened here, docs/data.md what your own table should look like.
 HELP
