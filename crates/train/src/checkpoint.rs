@@ -1,8 +1,8 @@
 //! Checkpoints: everything that the rest of a run follows from.
 //!
-//! A checkpoint is a directory `checkpoints/epoch-EEEE-step-SSSSSSSS` of safetensors files
-//! (`model`, `optimizer`, where there is one `ema` and `best`), `state.json`, and
-//! `checksums.json` over all of them. It is written under another name and renamed when
+//! A checkpoint is a directory `checkpoints/epoch-0002-step-00000150-batch-000004` (epochs
+//! done, steps, batches of the epoch done) of safetensors files (`model`, `optimizer`, where
+//! there is one `ema` and `best`), `state.json`, and `checksums.json` over all of them. It is written under another name and renamed when
 //! whole, then `checkpoints/latest` is pointed at it, then older ones are removed: whatever
 //! the moment of a crash, one whole checkpoint is there, and a damaged one is known by its
 //! checksums.

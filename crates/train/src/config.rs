@@ -150,7 +150,8 @@ impl Default for CheckpointEvery {
 
 /// The keys that may differ between a checkpoint and the run that resumes it: they
 /// decide when to stop and what to write, not what the weights become.
-pub(crate) const MAY_CHANGE: [&str; 4] = ["epochs", "early_stopping", "checkpoint_every", "keep_checkpoints"];
+pub(crate) const MAY_CHANGE: [&str; 5] =
+    ["epochs", "early_stopping.patience", "early_stopping.min_gain", "checkpoint_every", "keep_checkpoints"];
 
 impl TrainConfig {
     /// Checks that every setting is in range.

@@ -166,10 +166,10 @@ pub(crate) fn same_settings(path: &Path, then: &Value, now: &Value) -> Result<()
     let flat = |value: &Value| {
         let mut out = BTreeMap::new();
         flatten("", value, &mut out);
-        out.retain(|key, _| {
-            let train = key.strip_prefix("train.").unwrap_or_default();
-            !MAY_CHANGE.iter().any(|free| train.split('.').next() == Some(free))
-        });
+        let free = |key: &str| {
+            MAY_CHANGE.iter().any(|f| key.strip_prefix(f).is_some_and(|r| r.is_empty() || r.starts_with('.')))
+        };
+        out.retain(|key, _| !key.strip_prefix("train.").is_some_and(free));
         out
     };
     let (then, now) = (flat(then), flat(now));
