@@ -261,20 +261,12 @@ def video_formats():
         exact = ["-fflags", "+bitexact", "-flags", "+bitexact", "-map_metadata", "-1"]
         frames = ["-framerate", "25", "-i", Path(folder) / "%02d.png"]
         sound = ["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=16000:duration=1"]
-        h264 = ["-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p", "-threads", "1"]
+        h264 = ["-c:v", "libx264", "-crf", "10", "-g", "8", "-pix_fmt", "yuv420p", "-threads", "1"]
         ffmpeg(*frames, *sound, *h264, "-c:a", "aac", "-b:a", "32k", *exact, FORMATS / "clip.mp4")
-        ffmpeg(*frames, "-c:v", "libvpx-vp9", "-crf", "20", "-b:v", "0", *exact, FORMATS / "silent.webm")
-        ffmpeg(
-            "-display_rotation", "90", "-i", FORMATS / "clip.mp4", "-c", "copy", "-an", *exact, FORMATS / "turned.mp4"
-        ) if supports_display_rotation() else ffmpeg(
-            "-i", FORMATS / "clip.mp4", "-c", "copy", "-an", *exact, "-metadata:s:v", "rotate=90",
-            FORMATS / "turned.mp4",
-        )
-
-
-def supports_display_rotation():
-    options = subprocess.run(["ffmpeg", "-h", "full"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
-    return b"display_rotation" in options
+        ffmpeg(*frames, "-c:v", "libvpx-vp9", "-crf", "20", "-b:v", "0", "-g", "8", *exact, FORMATS / "silent.webm")
+        # FFmpeg 6 and later take the rotation as `-display_rotation 90` before the input instead.
+        rotate = ["-metadata:s:v", "rotate=90"]
+        ffmpeg("-i", FORMATS / "clip.mp4", "-c", "copy", "-an", *exact, *rotate, FORMATS / "turned.mp4")
 
 
 def resample_cases():

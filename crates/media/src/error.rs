@@ -124,15 +124,15 @@ pub enum MediaError {
         /// The end of what it said.
         message: String,
     },
-    /// FFmpeg ran longer than allowed and was stopped.
+    /// A decoder took longer than allowed and was given up.
     #[error(
-        "{origin}: `{program}` was stopped after {limit} seconds; \
+        "{origin}: `{program}` was given up after {limit} seconds; \
          raise `max_decode_seconds` in the media limits if the file is meant to take this long"
     )]
     TimedOut {
         /// Where the bytes came from.
         origin: String,
-        /// The program that was stopped.
+        /// The program or library that was given up.
         program: String,
         /// Seconds allowed.
         limit: f64,

@@ -67,19 +67,19 @@ impl Ffmpeg {
         Ok(output)
     }
 
-    /// Runs `ffmpeg` on a file with the options of one output and hands what it writes to `sink`,
+    /// Runs `ffmpeg` on a file with options of the input and of one output and hands what it writes to `sink`,
     /// piece by piece; an error of the sink stops it.
     pub fn decode(
         &self,
         path: &Path,
         origin: &str,
-        output_options: &[&str],
+        (input_options, output_options): (&[&str], &[&str]),
         limits: &Limits,
         sink: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let mut command = Command::new(&self.ffmpeg);
         command.args(["-v", "error", "-hide_banner", "-nostdin"]).args(input_limits(limits));
-        command.arg("-i").arg(file_argument(path)).args(output_options).arg("pipe:1");
+        command.args(input_options).arg("-i").arg(file_argument(path)).args(output_options).arg("pipe:1");
         run(command, FFMPEG_VARIABLE, origin, limits, sink)
     }
 }

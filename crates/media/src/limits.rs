@@ -20,7 +20,7 @@ pub struct Limits {
     pub max_frames: usize,
     /// Bytes of decoded arrays that one file may fill, such as all frames of a video. Default 2 GiB.
     pub max_decoded_bytes: u64,
-    /// Seconds that one run of FFmpeg may take. Default 600.
+    /// Seconds that one run of FFmpeg may take, and an SVG up to 60 of them. Default 600.
     pub max_decode_seconds: f64,
 }
 

@@ -280,7 +280,7 @@ pub(crate) fn decode_stream(programs: &Ffmpeg, path: &Path, source: &str, limits
         "-f",
         "f32le",
     ];
-    programs.decode(path, source, &options, limits, |bytes| {
+    programs.decode(path, source, (&[], &options), limits, |bytes| {
         waiting.extend_from_slice(bytes);
         let whole = waiting.len() / frame_bytes * frame_bytes;
         let interleaved: Vec<f32> = waiting[..whole]

@@ -12,6 +12,7 @@ mod decode;
 mod jpeg;
 mod resize;
 mod svg;
+mod svg_cost;
 
 pub use augment::ImageAugment;
 pub use decode::{DecodeOptions, decode, decode_with};

@@ -1,26 +1,27 @@
 //! SVG drawings: parsed and drawn by resvg, without access to files or the network.
 //!
-//! A drawing is code, so it gets limits of its own: bytes of text, depth of nesting, elements after
-//! `use` is followed. References to files and addresses and SVG inside SVG are left out; embedded
+//! A drawing is code, so it gets limits of its own: bytes of text, depth of nesting, elements once
+//! references are followed, work of its filters, and seconds. References to files and addresses and SVG inside SVG are left out; embedded
 //! PNG, JPEG, GIF and WebP pictures are drawn when their headers are within the limits.
 
 use std::io::Cursor;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::{self, ImageHrefResolver, ImageKind, Options, Tree, fontdb};
 
 use super::Image;
 use super::decode::DecodeOptions;
+use super::svg_cost::{check_depth, check_elements, check_filters};
 use crate::Limits;
 use crate::error::{MediaError, Result, guard};
 
 /// Bytes of one SVG: far above any drawing by hand, far below what stalls the parser.
 const MAX_SVG_BYTES: usize = 32 << 20;
-/// Depth of nested elements that is parsed; drawing programs stay below a hundred.
-const MAX_DEPTH: usize = 512;
-/// Elements that may be drawn once every `use` is followed.
-const MAX_ELEMENTS: u64 = 500_000;
+/// Seconds after which a drawing is given up, if the limits allow that long.
+const MAX_SECONDS: f64 = 60.0;
 /// Stack of the thread that parses and draws, both of which recurse over the nesting.
 const STACK_BYTES: usize = 64 << 20;
 
@@ -40,18 +41,32 @@ pub(super) fn decode(bytes: &[u8], source: &str, limits: &Limits, options: &Deco
         let problem = format!("{} bytes of text, expected at most {MAX_SVG_BYTES}", bytes.len());
         return Err(broken(source, problem));
     }
-    // A thread of its own: a deep drawing must not overflow the small stack of a worker.
-    std::thread::scope(|scope| {
-        let worker = std::thread::Builder::new()
-            .name("svg".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || guard(source, "SVG", || draw(text, source, limits, options)))
-            .map_err(|error| broken(source, format!("cannot start a thread to draw it: {error}")))?;
-        worker.join().unwrap_or_else(|_| Err(broken(source, "the drawing thread ended early")))
-    })
+    // A thread of its own: a deep drawing must not overflow the small stack of a worker, and one
+    // that takes too long can be left behind.
+    let (sender, receiver) = sync_channel(1);
+    let seconds = limits.max_decode_seconds.clamp(0.0, MAX_SECONDS);
+    let task = (text.to_owned(), source.to_owned(), limits.clone(), options.clone());
+    let work = move || {
+        let (text, source, limits, options) = task;
+        let outcome = guard(&source, "SVG", || draw(&text, &source, &limits, &options));
+        // Nobody waits any more when the time is over.
+        let _ = sender.send(outcome);
+    };
+    std::thread::Builder::new()
+        .name("svg".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(work)
+        .map_err(|error| broken(source, format!("cannot start a thread to draw it: {error}")))?;
+    match receiver.recv_timeout(Duration::from_secs_f64(seconds)) {
+        Ok(outcome) => outcome,
+        Err(RecvTimeoutError::Disconnected) => Err(broken(source, "the drawing thread ended early")),
+        Err(RecvTimeoutError::Timeout) => {
+            Err(MediaError::TimedOut { origin: source.to_owned(), program: "resvg".to_owned(), limit: seconds })
+        }
+    }
 }
 
-fn broken(source: &str, problem: impl ToString) -> MediaError {
+pub(super) fn broken(source: &str, problem: impl ToString) -> MediaError {
     MediaError::broken(source, "SVG", problem)
 }
 
@@ -60,7 +75,7 @@ fn draw(text: &str, source: &str, limits: &Limits, options: &DecodeOptions) -> R
     let xml_options = usvg::roxmltree::ParsingOptions { allow_dtd: true, nodes_limit: 2_000_000, ..Default::default() };
     let document =
         usvg::roxmltree::Document::parse_with_options(text, xml_options).map_err(|error| broken(source, error))?;
-    check_uses(&document, source)?;
+    check_elements(&document, source)?;
     let tree = Tree::from_xmltree(&document, &parser_options(limits)).map_err(|error| broken(source, error))?;
 
     let size = tree.size();
@@ -69,6 +84,7 @@ fn draw(text: &str, source: &str, limits: &Limits, options: &DecodeOptions) -> R
     let pixels_of = |length: f32| (f64::from(length) * scale).round().max(1.0);
     let (width, height) = (pixels_of(size.width()), pixels_of(size.height()));
     limits.check_pixels(source, "SVG", width as u64, height as u64)?;
+    check_filters(&document, scale, width * height, source)?;
 
     let mut pixmap = Pixmap::new(width as u32, height as u32)
         .ok_or_else(|| broken(source, format!("its size of {width} x {height} cannot be drawn")))?;
@@ -117,89 +133,6 @@ fn parser_options(limits: &Limits) -> Options<'static> {
         fontdb: system_fonts(),
         ..Options::default()
     }
-}
-
-/// Errors when elements are nested deeper than the parser may recurse.
-///
-/// Counts tags without parsing: comments and quoted text can only raise the count, and no real
-/// drawing comes near the limit.
-fn check_depth(text: &str, source: &str) -> Result<()> {
-    let mut depth = 0usize;
-    for (at, _) in text.match_indices('<') {
-        let rest = &text.as_bytes()[at + 1..];
-        match rest.first() {
-            Some(b'/') => depth = depth.saturating_sub(1),
-            Some(b'!' | b'?') | None => {}
-            Some(_) => {
-                let end = rest.iter().position(|&byte| byte == b'>').unwrap_or(0);
-                if end == 0 || rest[end - 1] != b'/' {
-                    depth += 1;
-                }
-            }
-        }
-        if depth > MAX_DEPTH {
-            let problem = format!("elements nested deeper than {MAX_DEPTH}");
-            return Err(broken(source, problem));
-        }
-    }
-    Ok(())
-}
-
-/// Errors when following every `use` draws more elements than allowed or never ends.
-///
-/// A few lines of `use` that each name the line before twice double the drawing with every line.
-fn check_uses(document: &usvg::roxmltree::Document<'_>, source: &str) -> Result<()> {
-    use std::collections::HashMap;
-    use usvg::roxmltree::Node;
-
-    fn referenced<'d>(node: Node<'d, 'd>, by_id: &HashMap<&str, Node<'d, 'd>>) -> Vec<Node<'d, 'd>> {
-        // Paint servers, masks, filters and markers are followed too: all name their target by
-        // `#id`, in an attribute or in a style.
-        let mut targets = Vec::new();
-        for attribute in node.attributes() {
-            let value = attribute.value();
-            let whole = value.strip_prefix('#').into_iter();
-            let inside = value.split("url(").skip(1).filter_map(|rest| {
-                let rest = rest.trim_start_matches(['"', '\'', ' ']).strip_prefix('#')?;
-                rest.split([')', '"', '\'']).next()
-            });
-            targets.extend(whole.chain(inside).filter_map(|id| by_id.get(id.trim()).copied()));
-        }
-        targets
-    }
-
-    /// Elements drawn by `node`; `None` marks one whose count is under way, a cycle.
-    fn weight<'d>(
-        node: Node<'d, 'd>,
-        by_id: &HashMap<&str, Node<'d, 'd>>,
-        known: &mut HashMap<usize, Option<u64>>,
-    ) -> u64 {
-        let key = node.id().get_usize();
-        if let Some(count) = known.get(&key) {
-            // usvg breaks cycles itself, so one adds nothing.
-            return count.unwrap_or(0);
-        }
-        known.insert(key, None);
-        let mut count = 1u64;
-        for child in node.children().filter(Node::is_element) {
-            count = count.saturating_add(weight(child, by_id, known));
-        }
-        for target in referenced(node, by_id) {
-            count = count.saturating_add(weight(target, by_id, known));
-        }
-        known.insert(key, Some(count));
-        count
-    }
-
-    let by_id: HashMap<&str, _> =
-        document.descendants().filter_map(|node| Some((node.attribute("id")?, node))).collect();
-    let elements = weight(document.root_element(), &by_id, &mut HashMap::new());
-    if elements > MAX_ELEMENTS {
-        let problem =
-            format!("it would draw {elements} elements once references are followed, expected at most {MAX_ELEMENTS}");
-        return Err(broken(source, problem));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -266,6 +199,50 @@ mod tests {
             <g id="b"><use href="#a"/></g><use href="#a"/></svg>"##;
         // Either outcome is fine; hanging or overflowing the stack is not.
         let _ = draw_text(cycle);
+    }
+
+    #[test]
+    fn filters_that_would_take_minutes_are_refused() {
+        let filters = [
+            r#"<feMorphology operator="dilate" radius="300"/>"#.to_owned(),
+            format!(r#"<feConvolveMatrix order="400" kernelMatrix="{}"/>"#, "1 ".repeat(160_000)),
+            r#"<feGaussianBlur stdDeviation="50"/>"#.repeat(8000),
+            r#"<feTurbulence baseFrequency="0.05" numOctaves="2000000000"/>"#.to_owned(),
+        ];
+        for filter in filters {
+            let svg = format!(
+                r##"<svg xmlns="http://www.w3.org/2000/svg" width="300" height="300"><filter id="f">{filter}</filter>
+                <rect width="300" height="300" fill="red" filter="url(#f)"/></svg>"##
+            );
+            let message = draw_text(&svg).unwrap_err().to_string();
+            assert!(message.contains("filters"), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_ordinary_filter_is_drawn() {
+        let svg = r##"<svg xmlns="http://www.w3.org/2000/svg" width="300" height="300"><filter id="f">
+            <feGaussianBlur stdDeviation="5"/></filter><rect width="150" height="300" filter="url(#f)"/></svg>"##;
+        let image = draw_text(svg).unwrap();
+        assert_eq!(image.pixel(75, 150), [0, 0, 0]);
+        assert!((60..200).contains(&image.pixel(150, 150)[0]));
+    }
+
+    #[test]
+    fn a_drawing_that_takes_too_long_is_given_up() {
+        let limits = Limits { max_decode_seconds: 0.0, ..Limits::default() };
+        let svg = br#"<svg xmlns="http://www.w3.org/2000/svg" width="2000" height="2000"/>"#;
+        let outcome = decode(svg, "slow.svg", &limits, &DecodeOptions::default());
+        assert!(matches!(outcome, Err(MediaError::TimedOut { .. })), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_long_chain_of_references_is_refused() {
+        let mut svg = String::from(r#"<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">"#);
+        for link in 0..100_000 {
+            svg += &format!(r##"<g id="a{link}"><use href="#a{}"/></g>"##, link + 1);
+        }
+        assert!(draw_text(&(svg + "</svg>")).is_err());
     }
 
     #[test]

@@ -48,7 +48,8 @@ pub enum FrameSize {
 ///
 /// The frame at time `t` is the one on the screen then: the last that began at or before `t`, or
 /// the first of all when none had begun. Times count from the start of the file. One pass decodes
-/// the video; memory holds the frames returned and no more.
+/// the video, or one jump for each frame where they lie far apart; memory holds the frames returned
+/// and no more.
 ///
 /// # Errors
 /// No video, FFmpeg missing or failing, a limit exceeded, or a sampling that makes no sense.
@@ -60,49 +61,86 @@ pub fn frames(path: &Path, sampling: &FrameSampling, size: FrameSize, limits: &L
     limits.check_frames(&origin, grid.count)?;
     let (width, height) = output_size(&info, size);
     limits.check_pixels(&origin, "video", width as u64, height as u64)?;
-    let frame_bytes = width * height * 3;
-    limits.check_decoded(&origin, grid.count.saturating_mul(frame_bytes as u64))?;
+    limits.check_decoded(&origin, grid.count.saturating_mul((width * height * 3) as u64))?;
 
-    let filter = grid.filter(width, height);
-    let count = grid.count.to_string();
-    let options = [
-        "-map",
-        "0:V:0",
-        "-an",
-        "-sn",
-        "-dn",
-        "-vf",
-        &filter,
-        "-frames:v",
-        &count,
-        "-c:v",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-f",
-        "rawvideo",
-    ];
-    let mut taken: Vec<Image> = Vec::new();
-    let mut current: Vec<u8> = Vec::with_capacity(frame_bytes);
-    programs.decode(path, &origin, &options, limits, |mut bytes| {
-        while !bytes.is_empty() && (taken.len() as u64) < grid.count {
-            let (now, later) = bytes.split_at(bytes.len().min(frame_bytes - current.len()));
-            current.extend_from_slice(now);
-            bytes = later;
-            if current.len() == frame_bytes {
-                let data = std::mem::replace(&mut current, Vec::with_capacity(frame_bytes));
-                taken.push(Image { width, height, data });
+    let source = Source { programs, path, origin, width, height, limits };
+    let sought = if 1.0 / grid.rate >= SEEK_SPACING_S { source.seek_each(&grid)? } else { None };
+    let images = match sought {
+        Some(images) => images,
+        None => source.read_all(&grid)?,
+    };
+    Ok(images.into_iter().enumerate().map(|(i, image)| (grid.time(i), image)).collect())
+}
+
+/// Seconds between frames from which it is quicker to jump to each than to decode all between.
+const SEEK_SPACING_S: f64 = 20.0;
+
+/// A video to read and the size to read it at.
+struct Source<'a> {
+    programs: Ffmpeg,
+    path: &'a Path,
+    origin: String,
+    width: usize,
+    height: usize,
+    limits: &'a Limits,
+}
+
+impl Source<'_> {
+    /// All frames of a grid in one pass over the file.
+    fn read_all(&self, grid: &Grid) -> Result<Vec<Image>> {
+        let count = grid.count as usize;
+        let mut images = self.read(&[], &grid.filter(self.width, self.height), count)?;
+        // A file may end a little before the length it states; its last frame stays on the screen.
+        let Some(last) = images.last().cloned().filter(|_| images.len() * 2 >= count) else {
+            let problem = format!("only {} of {count} frames could be decoded", images.len());
+            return Err(MediaError::broken(&self.origin, "video", problem));
+        };
+        images.resize(count, last);
+        Ok(images)
+    }
+
+    /// The frames of a grid one by one, each decoded from the key frame before it; `None` when one
+    /// cannot be reached that way.
+    fn seek_each(&self, grid: &Grid) -> Result<Option<Vec<Image>>> {
+        let mut images = Vec::new();
+        let now = Grid { start: 0.0, rate: 1.0, count: 1 }.filter(self.width, self.height);
+        for index in 0..grid.count as usize {
+            // Not accurate means: from the key frame, so that the frame on the screen is not cut off
+            // for having begun before the time.
+            let time = format!("{:.6}", grid.time(index));
+            match self.read(&["-noaccurate_seek", "-ss", &time], &now, 1)?.pop() {
+                Some(image) => images.push(image),
+                None => return Ok(None),
             }
         }
-        Ok(())
-    })?;
+        Ok(Some(images))
+    }
 
-    // A file may end before the length it states; its last frame stays on the screen.
-    let Some(last) = taken.last().cloned() else {
-        return Err(MediaError::broken(&origin, "video", "no frame could be decoded"));
-    };
-    taken.resize(grid.count as usize, last);
-    Ok(taken.into_iter().enumerate().map(|(i, image)| (grid.time(i), image)).collect())
+    /// At most `count` frames of what the filter passes.
+    fn read(&self, input_options: &[&str], filter: &str, count: usize) -> Result<Vec<Image>> {
+        let (width, height) = (self.width, self.height);
+        let frame_bytes = width * height * 3;
+        let most = count.to_string();
+        let select = ["-map", "0:V:0", "-an", "-sn", "-dn", "-vf", filter, "-frames:v", &most];
+        let encode = ["-c:v", "rawvideo", "-pix_fmt", "rgb24", "-f", "rawvideo"];
+        let options = [&select[..], &encode].concat();
+        let mut images: Vec<Image> = Vec::new();
+        let mut current: Vec<u8> = Vec::with_capacity(frame_bytes);
+        let take = |mut bytes: &[u8]| {
+            while !bytes.is_empty() && images.len() < count {
+                let (now, later) = bytes.split_at(bytes.len().min(frame_bytes - current.len()));
+                current.extend_from_slice(now);
+                bytes = later;
+                if current.len() == frame_bytes {
+                    let data = std::mem::replace(&mut current, Vec::with_capacity(frame_bytes));
+                    images.push(Image { width, height, data });
+                }
+            }
+            Ok(())
+        };
+        self.programs.decode(self.path, &self.origin, (input_options, &options), self.limits, take)?;
+        Ok(images)
+    }
 }
 
 /// Evenly spaced times.
@@ -178,6 +216,29 @@ mod tests {
     fn senseless_samplings_are_refused() {
         for sampling in [FrameSampling::Count(0), FrameSampling::Rate(0.0), FrameSampling::Rate(f64::NAN)] {
             assert!(Grid::new(&sampling, 1.0).is_err(), "{sampling:?}");
+        }
+    }
+
+    #[test]
+    fn jumping_to_frames_gives_those_of_one_pass() {
+        let programs = Ffmpeg::from_environment();
+        if std::process::Command::new(&programs.ffmpeg).arg("-version").output().is_err() {
+            println!("left out: FFmpeg is not installed");
+            return;
+        }
+        for name in ["clip.mp4", "silent.webm"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/formats").join(name);
+            let source = Source {
+                programs: programs.clone(),
+                path: &path,
+                origin: name.to_owned(),
+                width: 16,
+                height: 12,
+                limits: &Limits::default(),
+            };
+            let grid = Grid::new(&FrameSampling::Count(7), 0.98).unwrap();
+            let jumped = source.seek_each(&grid).unwrap().expect("every frame is reached");
+            assert!(jumped == source.read_all(&grid).unwrap(), "{name}");
         }
     }
 }

@@ -165,6 +165,10 @@ fn sound_alone_and_broken_files_are_told_apart() {
     let limits = Limits::default();
     let error = probe(&format_path("pcm16.wav"), &limits).unwrap_err();
     assert!(error.to_string().contains("expected video, got a file with sound only"), "{error}");
+    let webm = std::fs::read(format_path("silent.webm")).unwrap();
+    let path = spool(&webm[..webm.len() / 3], "cut.webm", &limits).unwrap();
+    let taken = frames(&path, &FrameSampling::Count(8), FrameSize::Original, &limits);
+    assert!(taken.unwrap_err().to_string().contains("of 8 frames could be decoded"));
     let clip = std::fs::read(format_path("clip.mp4")).unwrap();
     for length in [0, 10, 100, 2000, clip.len() - 500] {
         let path = spool(&clip[..length], "cut.mp4", &limits).unwrap();
