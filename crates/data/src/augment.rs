@@ -22,11 +22,7 @@ pub struct Augmentation {
 impl Augmentation {
     /// Every kind with its defaults.
     pub fn standard() -> Self {
-        Augmentation {
-            image: Some(ImageAugment::default()),
-            waveform: None,
-            spectrogram: Some(SpecAugment::default()),
-        }
+        Augmentation { image: Some(ImageAugment::default()), waveform: None, spectrogram: Some(SpecAugment::default()) }
     }
 
     /// Errors when a setting is out of its range.

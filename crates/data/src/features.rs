@@ -31,9 +31,7 @@ pub fn read_features(value: &Value, folder: &Path) -> Result<FeatureMatrix, Stri
         }
         Value::Text(text) => parse_list(text).ok_or_else(|| {
             let start: String = text.chars().take(40).collect();
-            format!(
-                "{start:?} is not a list of numbers such as [0.1, 0.2] nor the path of an .npy file"
-            )
+            format!("{start:?} is not a list of numbers such as [0.1, 0.2] nor the path of an .npy file")
         })?,
         Value::Texts(_) => {
             return Err("a list of texts was found where one list of numbers is expected".into());
@@ -48,8 +46,7 @@ pub fn read_features(value: &Value, folder: &Path) -> Result<FeatureMatrix, Stri
 
 fn is_npy(text: &str) -> bool {
     let text = text.trim();
-    text.len() > 4 && text.is_char_boundary(text.len() - 4)
-        && text[text.len() - 4..].eq_ignore_ascii_case(".npy")
+    text.len() > 4 && text.is_char_boundary(text.len() - 4) && text[text.len() - 4..].eq_ignore_ascii_case(".npy")
 }
 
 fn parse_list(text: &str) -> Option<FeatureMatrix> {
@@ -66,9 +63,7 @@ fn read_npy(path: &Path) -> Result<FeatureMatrix, String> {
     let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
     let limit = MAX_FEATURE_NUMBERS as u64 * 8 + (1 << 16);
     let mut bytes = Vec::new();
-    file.take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot be read: {error}"))?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() as u64 > limit {
         return Err(format!("holds more than {MAX_FEATURE_NUMBERS} numbers"));
     }
@@ -82,10 +77,7 @@ pub fn parse_npy(bytes: &[u8]) -> Result<FeatureMatrix, String> {
     let version = *rest.first().ok_or_else(truncated)?;
     let (header_len, start) = match version {
         1 => (rest.get(2..4).map(|b| u16::from_le_bytes([b[0], b[1]]) as usize), 4usize),
-        2 | 3 => (
-            rest.get(2..6).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize),
-            6,
-        ),
+        2 | 3 => (rest.get(2..6).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize), 6),
         other => return Err(format!("has .npy version {other}; expected 1, 2 or 3")),
     };
     let header_len = header_len.ok_or_else(truncated)?;
@@ -104,8 +96,7 @@ pub fn parse_npy(bytes: &[u8]) -> Result<FeatureMatrix, String> {
         other => return Err(format!("has {} dimensions; expected 1 or 2", other.len())),
     };
     let count = rows.checked_mul(dim).filter(|count| *count <= MAX_FEATURE_NUMBERS);
-    let count =
-        count.ok_or_else(|| format!("holds more than {MAX_FEATURE_NUMBERS} numbers: {shape:?}"))?;
+    let count = count.ok_or_else(|| format!("holds more than {MAX_FEATURE_NUMBERS} numbers: {shape:?}"))?;
     if count == 0 {
         return Err(format!("is empty: shape {shape:?}"));
     }
@@ -151,8 +142,7 @@ mod tests {
     use super::*;
 
     fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-        let header =
-            format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
+        let header = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
         let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
         bytes.extend((header.len() as u16).to_le_bytes());
         bytes.extend(header.as_bytes());
@@ -193,8 +183,7 @@ mod tests {
     #[test]
     fn cells_hold_lists_or_files() {
         let folder = tempfile::tempdir().expect("folder");
-        std::fs::write(folder.path().join("a.npy"), npy("<f8", "False", "(2,)", &f64s(&[7.0, 8.0])))
-            .expect("write");
+        std::fs::write(folder.path().join("a.npy"), npy("<f8", "False", "(2,)", &f64s(&[7.0, 8.0]))).expect("write");
         let read = |text: &str| read_features(&Value::Text(text.into()), folder.path());
         assert_eq!(read("[1, 2.5]").expect("list").data, [1.0, 2.5]);
         assert_eq!(read("[[1, 2], [3, 4]]").expect("matrix").rows, 2);

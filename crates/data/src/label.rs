@@ -72,12 +72,7 @@ impl LabelSpec {
     /// # Errors
     /// Labels that cannot be learnt: none at all, one class only, a text that differs in every row,
     /// a number column with texts in it.
-    pub fn fit(
-        table: &Table,
-        column: &str,
-        train_rows: &[u64],
-        options: &LabelOptions,
-    ) -> Result<LabelSpec> {
+    pub fn fit(table: &Table, column: &str, train_rows: &[u64], options: &LabelOptions) -> Result<LabelSpec> {
         let at = table.column_index(column)?;
         let mut counts: BTreeMap<String, u64> = BTreeMap::new();
         let (mut labelled, mut lists, mut numbers, mut whole) = (0u64, 0u64, 0u64, 0u64);
@@ -99,8 +94,7 @@ impl LabelSpec {
                     not_number.get_or_insert((row, value.as_text().unwrap_or_default()));
                 }
             }
-            let is_list = matches!(value, Value::Texts(_))
-                || matches!(&value, Value::Text(text) if text.contains('|'));
+            let is_list = matches!(value, Value::Texts(_)) || matches!(&value, Value::Text(text) if text.contains('|'));
             lists += u64::from(is_list);
             if options.task != Some(LabelTask::Regression) {
                 let parts = match options.task {
@@ -131,7 +125,11 @@ impl LabelSpec {
         });
         if task == LabelTask::Regression {
             if let Some((row, text)) = not_number {
-                return Err(DataError::cell(row, column, format!("{text:?} is not a number, and the label is one (regression)")));
+                return Err(DataError::cell(
+                    row,
+                    column,
+                    format!("{text:?} is not a number, and the label is one (regression)"),
+                ));
             }
             return Ok(LabelSpec {
                 column: column.to_string(),
@@ -206,7 +204,9 @@ impl LabelSpec {
         if classes && (self.classes.is_empty() || self.counts.len() != self.classes.len()) {
             return Err(format!(
                 "label {:?} has {} classes and {} counts; expected as many of one as of the other",
-                self.column, self.classes.len(), self.counts.len()
+                self.column,
+                self.classes.len(),
+                self.counts.len()
             ));
         }
         if !(self.mean.is_finite() && self.std.is_finite() && self.std > 0.0) {
@@ -221,8 +221,9 @@ fn parts(value: &Value) -> Vec<String> {
     let trimmed = |part: &str| part.trim().to_string();
     let parts: Vec<String> = match value {
         Value::Texts(texts) => texts.iter().map(|text| trimmed(text)).collect(),
-        Value::Text(text) if text.trim().starts_with('[') => serde_json::from_str(text)
-            .unwrap_or_else(|_| text.split(['|', ';']).map(trimmed).collect()),
+        Value::Text(text) if text.trim().starts_with('[') => {
+            serde_json::from_str(text).unwrap_or_else(|_| text.split(['|', ';']).map(trimmed).collect())
+        }
         Value::Text(text) => text.split(['|', ';']).map(trimmed).collect(),
         Value::Features(matrix) => matrix.data.iter().map(|x| crate::table::format_number(f64::from(*x))).collect(),
         other => other.as_text().into_iter().collect(),
@@ -238,8 +239,7 @@ fn ordered_classes(
     options: &LabelOptions,
 ) -> Result<Vec<String>> {
     if let Some(given) = &options.classes {
-        let unlisted: Vec<&str> =
-            counts.keys().filter(|class| !given.contains(class)).map(String::as_str).collect();
+        let unlisted: Vec<&str> = counts.keys().filter(|class| !given.contains(class)).map(String::as_str).collect();
         let mut distinct = given.clone();
         distinct.sort();
         distinct.dedup();

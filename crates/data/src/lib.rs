@@ -20,6 +20,7 @@ pub mod cache;
 pub mod error;
 pub mod features;
 mod files;
+pub mod inspect;
 pub mod label;
 pub mod loader;
 pub mod media_ref;
@@ -32,14 +33,15 @@ pub mod schema;
 pub mod segment;
 pub mod split;
 mod statistics;
+pub mod table;
 #[cfg(test)]
 mod test_support;
-pub mod table;
 pub mod tokenizer;
 
 pub use augment::{AugmentKey, Augmentation};
 pub use cache::Cache;
 pub use error::{DataError, Result};
+pub use inspect::{InspectOptions, Inspection, inspect};
 pub use label::{LabelOptions, LabelSpec, LabelTask, Target};
 pub use loader::{BatchSize, Epoch, Loader, LoaderOptions, LoaderStatistics, OnBad};
 pub use pack::{ColumnPack, Pack};

@@ -45,14 +45,13 @@ pub fn parse_media(value: &Value, folder: &Path) -> Result<Vec<MediaRef>, String
 }
 
 fn parse_text(text: &str, folder: &Path) -> Result<Vec<MediaRef>, String> {
-    if text.starts_with('[') {
-        if let Ok(parts) = serde_json::from_str::<Vec<String>>(text) {
-            return parts.iter().map(|part| parse_one(part, folder)).collect();
-        }
+    if text.starts_with('[')
+        && let Ok(parts) = serde_json::from_str::<Vec<String>>(text)
+    {
+        return parts.iter().map(|part| parse_one(part, folder)).collect();
     }
     if text.contains(';') && !text.starts_with("data:") && !folder.join(text).exists() {
-        let parts: Vec<&str> =
-            text.split(';').map(str::trim).filter(|part| !part.is_empty()).collect();
+        let parts: Vec<&str> = text.split(';').map(str::trim).filter(|part| !part.is_empty()).collect();
         if parts.iter().all(|part| folder.join(part).exists()) {
             return parts.iter().map(|part| parse_one(part, folder)).collect();
         }
@@ -66,8 +65,7 @@ fn parse_one(text: &str, folder: &Path) -> Result<MediaRef, String> {
         if rest.len() > MAX_DATA_URI {
             return Err(format!("the data URI is longer than {MAX_DATA_URI} characters"));
         }
-        let (head, body) =
-            rest.split_once(',').ok_or("the data URI has no comma before its contents")?;
+        let (head, body) = rest.split_once(',').ok_or("the data URI has no comma before its contents")?;
         if !head.ends_with(";base64") {
             return Err("the data URI is not base64; expected data:TYPE;base64,CONTENTS".into());
         }
@@ -76,9 +74,7 @@ fn parse_one(text: &str, folder: &Path) -> Result<MediaRef, String> {
         } else {
             BASE64.decode(body)
         };
-        return decoded
-            .map(MediaRef::Bytes)
-            .map_err(|error| format!("the data URI is not valid base64: {error}"));
+        return decoded.map(MediaRef::Bytes).map_err(|error| format!("the data URI is not valid base64: {error}"));
     }
     if is_url(text) {
         return Err(format!(
@@ -97,14 +93,10 @@ pub(crate) fn is_url(text: &str) -> bool {
     start.starts_with("http://") || start.starts_with("https://")
 }
 
-const IMAGE: [&str; 10] =
-    ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "svg", "jfif"];
-const AUDIO: [&str; 13] = [
-    "wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "wma", "aiff", "aif", "amr", "caf",
-];
-const VIDEO: [&str; 13] = [
-    "mp4", "avi", "mov", "mkv", "webm", "mpg", "mpeg", "m4v", "wmv", "flv", "3gp", "ts", "ogv",
-];
+const IMAGE: [&str; 10] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "svg", "jfif"];
+const AUDIO: [&str; 13] =
+    ["wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "wma", "aiff", "aif", "amr", "caf"];
+const VIDEO: [&str; 13] = ["mp4", "avi", "mov", "mkv", "webm", "mpg", "mpeg", "m4v", "wmv", "flv", "3gp", "ts", "ogv"];
 
 /// The media type that a cell looks like: by the extension of its (first) path, or by the type or
 /// the first bytes of its data URI.
@@ -165,13 +157,24 @@ fn text_looks_like(text: &str) -> Option<ColumnType> {
 /// The media type told by a file's first bytes.
 fn sniff(bytes: &[u8]) -> Option<ColumnType> {
     let at = |offset: usize, magic: &[u8]| bytes.get(offset..offset + magic.len()) == Some(magic);
-    if at(0, b"\x89PNG") || at(0, b"\xFF\xD8\xFF") || at(0, b"GIF8") || at(0, b"BM")
-        || at(0, b"II*\0") || at(0, b"MM\0*") || (at(0, b"RIFF") && at(8, b"WEBP"))
-        || at(0, b"<svg") || at(0, b"<?xml")
+    if at(0, b"\x89PNG")
+        || at(0, b"\xFF\xD8\xFF")
+        || at(0, b"GIF8")
+        || at(0, b"BM")
+        || at(0, b"II*\0")
+        || at(0, b"MM\0*")
+        || (at(0, b"RIFF") && at(8, b"WEBP"))
+        || at(0, b"<svg")
+        || at(0, b"<?xml")
     {
         Some(ColumnType::Image)
-    } else if (at(0, b"RIFF") && at(8, b"WAVE")) || at(0, b"fLaC") || at(0, b"OggS")
-        || at(0, b"ID3") || at(0, b"\xFF\xFB") || at(0, b"\xFF\xF3") || at(4, b"ftypM4A")
+    } else if (at(0, b"RIFF") && at(8, b"WAVE"))
+        || at(0, b"fLaC")
+        || at(0, b"OggS")
+        || at(0, b"ID3")
+        || at(0, b"\xFF\xFB")
+        || at(0, b"\xFF\xF3")
+        || at(4, b"ftypM4A")
     {
         Some(ColumnType::Audio)
     } else if at(4, b"ftyp") || at(0, b"\x1A\x45\xDF\xA3") || (at(0, b"RIFF") && at(8, b"AVI ")) {
@@ -195,10 +198,7 @@ mod tests {
         let file = |path: &str| MediaRef::File(path.into());
         assert_eq!(parse("a/b.png", folder).expect("path"), [file("/data/a/b.png")]);
         assert_eq!(parse("/x/b.png", folder).expect("path"), [file("/x/b.png")]);
-        assert_eq!(
-            parse("[\"a.png\", \"b.png\"]", folder).expect("list"),
-            [file("/data/a.png"), file("/data/b.png")]
-        );
+        assert_eq!(parse("[\"a.png\", \"b.png\"]", folder).expect("list"), [file("/data/a.png"), file("/data/b.png")]);
         assert!(parse("https://example.org/a.png", folder).expect_err("url").contains("download"));
     }
 

@@ -147,3 +147,100 @@ impl Pack {
         present
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::ColumnPlan;
+    use crate::processor::{CategoryProcessor, FeaturesProcessor, NumberProcessor, Processor, TextProcessor};
+    use proptest::prelude::*;
+
+    fn plan() -> DataPlan {
+        let column = |name: &str, modality, processor| ColumnPlan {
+            name: name.into(),
+            source: name.into(),
+            modality,
+            processor,
+            sound_track: false,
+        };
+        let features = FeaturesProcessor { dim: 2, max_rows: 9, mean: vec![0.0; 2], std: vec![1.0; 2] };
+        DataPlan {
+            version: 1,
+            columns: vec![
+                column("text", Modality::Text, Processor::Text(TextProcessor::default())),
+                column("sound", Modality::Audio, Processor::Features(features)),
+                column("size", Modality::Tabular, Processor::Number(NumberProcessor { mean: 0.0, std: 1.0 })),
+                column("colour", Modality::Tabular, Processor::Category(CategoryProcessor { vocabulary: vec![] })),
+            ],
+            label: None,
+            limits: Default::default(),
+            tokenizer: None,
+        }
+    }
+
+    fn segment() -> impl Strategy<Value = (usize, Segment)> {
+        prop_oneof![
+            proptest::collection::vec(any::<u32>(), 1..9).prop_map(|ids| (0, Segment::Tokens(ids))),
+            (1usize..5).prop_map(|rows| {
+                let data = (0..rows * 2).map(|x| x as f32).collect();
+                (1, Segment::Features { rows, dim: 2, data })
+            }),
+            any::<u16>().prop_map(|x| (2, Segment::Number(f32::from(x)))),
+            any::<u32>().prop_map(|id| (3, Segment::Category(id))),
+        ]
+    }
+
+    /// The segments of one sample, cut out of a pack again.
+    fn unpack(pack: &Pack, sample: u32) -> Vec<(usize, Segment)> {
+        let mut segments = Vec::new();
+        for column in &pack.columns {
+            for s in (0..column.segments()).filter(|s| column.sample_of[*s] == sample) {
+                let (start, end) = (column.offsets[s] as usize, column.offsets[s + 1] as usize);
+                segments.push((
+                    column.column,
+                    match column.kind {
+                        SegmentKind::Tokens => Segment::Tokens(column.ids[start..end].to_vec()),
+                        SegmentKind::Category => Segment::Category(column.ids[start]),
+                        SegmentKind::Number => Segment::Number(column.values[start]),
+                        _ => Segment::Features {
+                            rows: end - start,
+                            dim: column.dim,
+                            data: column.values[start * column.dim..end * column.dim].to_vec(),
+                        },
+                    },
+                ));
+            }
+        }
+        segments
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_or_padded(
+            samples in proptest::collection::vec(proptest::collection::vec(segment(), 0..6), 0..12),
+        ) {
+            let samples: Vec<Sample> = samples
+                .into_iter()
+                .enumerate()
+                .map(|(row, mut segments)| {
+                    // The plan's order, as the sampler gives it.
+                    segments.sort_by_key(|(column, _)| *column);
+                    Sample { row: row as u64, segments, ..Default::default() }
+                })
+                .collect();
+            let pack = Pack::new(&plan(), samples.clone());
+            prop_assert_eq!(pack.len(), samples.len());
+            for (i, sample) in samples.iter().enumerate() {
+                prop_assert_eq!(&unpack(&pack, i as u32), &sample.segments);
+                for column in 0..4 {
+                    let has = sample.segments.iter().any(|(at, _)| *at == column);
+                    prop_assert_eq!(pack.present(column)[i], has);
+                }
+            }
+            let tokens: usize = samples.iter().flat_map(|s| &s.segments).map(|(column, segment)| {
+                if *column == 0 { segment.len() } else { 0 }
+            }).sum();
+            prop_assert_eq!(pack.text_tokens(), tokens);
+        }
+    }
+}

@@ -13,8 +13,8 @@ use crate::label::{LabelOptions, LabelSpec};
 use crate::media_ref::parse_media;
 use crate::prepare::Preparer;
 use crate::processor::{
-    AudioFeatures, AudioProcessor, CategoryProcessor, FeatureFitter, FeaturesProcessor,
-    ImageProcessor, NumberProcessor, Processor, TextProcessor, VideoProcessor, usable_std,
+    AudioFeatures, AudioProcessor, CategoryProcessor, FeatureFitter, FeaturesProcessor, ImageProcessor,
+    NumberProcessor, Processor, TextProcessor, VideoProcessor, usable_std,
 };
 use crate::schema::{ColumnType, Schema};
 use crate::segment::{Modality, SegmentKind};
@@ -158,10 +158,8 @@ impl DataPlan {
                 });
             }
         }
-        let label = schema
-            .label()
-            .map(|label| LabelSpec::fit(table, &label.name, train_rows, &options.label))
-            .transpose()?;
+        let label =
+            schema.label().map(|label| LabelSpec::fit(table, &label.name, train_rows, &options.label)).transpose()?;
         let mut plan = DataPlan { version: VERSION, columns, label, limits: options.limits.clone(), tokenizer: None };
         plan.validate().map_err(DataError::Options)?;
         if plan.columns.iter().any(|column| matches!(column.processor, Processor::Text(_))) {
@@ -181,7 +179,7 @@ impl DataPlan {
         }
         let texts = spread(train_rows, MAX_TOKENIZER_TEXTS / at.len()).flat_map(|row| match table.row(row) {
             Err(error) => vec![Err(error)],
-            Ok(row) => at.iter().filter_map(|at| row.values[*at].as_text()).map(Ok).collect(),
+            Ok(row) => at.iter().flat_map(|at| row.values[*at].texts()).map(Ok).collect(),
         });
         Tokenizer::train(texts, options)
     }
@@ -326,7 +324,7 @@ impl Fitter {
             FitterState::Features(fitter) => {
                 // A matrix of another width is reported when the row is loaded.
                 if let Ok(matrix) = read_features(value, folder) {
-                    _ = fitter.add(&matrix);
+                    fitter.add(&matrix);
                 }
             }
         }
@@ -343,7 +341,9 @@ impl Fitter {
             FitterState::Number(moments) => Some(Processor::Number(NumberProcessor::fit(moments))),
             FitterState::Category(counts) if counts.is_empty() => None,
             FitterState::Category(counts) => Some(Processor::Category(CategoryProcessor::fit(counts))),
-            FitterState::Features(fitter) => fitter.finish().map(|features: FeaturesProcessor| Processor::Features(features)),
+            FitterState::Features(fitter) => {
+                fitter.finish().map(|features: FeaturesProcessor| Processor::Features(features))
+            }
         }
     }
 }
@@ -456,7 +456,9 @@ mod tests {
         let picture = crate::test_support::bmp(9, 9, [255, 0, 0]);
         let values = [("picture".to_string(), Value::Bytes(picture)), ("sound".into(), Value::Bytes(b"?".to_vec()))];
         let sample = sampler.from_values(0, &values).expect("sample");
-        assert!(matches!(&sample.segments[..], [(_, Segment::Image { height: 8, width: 8, data })] if data[0] == 1.0 && data[64] == -1.0));
+        assert!(
+            matches!(&sample.segments[..], [(_, Segment::Image { height: 8, width: 8, data })] if data[0] == 1.0 && data[64] == -1.0)
+        );
         assert_eq!(sample.problems[0].column, "sound");
     }
 }

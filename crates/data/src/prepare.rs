@@ -75,9 +75,8 @@ impl Preparer {
             CropMode::Pad => FrameSize::Original,
         };
         let sampling = FrameSampling::Count(config.frames);
-        let frames = self.with_file(media, |path| {
-            video::frames(path, &sampling, size, &self.limits).map_err(explain)
-        })?;
+        let frames =
+            self.with_file(media, |path| video::frames(path, &sampling, size, &self.limits).map_err(explain))?;
         let images: Vec<Image> = frames.iter().map(|(_, image)| fit(image, &frame, augmented)).collect();
         self.store(key, || write_images(&images));
         Ok(images)
@@ -93,8 +92,7 @@ impl Preparer {
         augmented: bool,
     ) -> Result<Option<Mel>, String> {
         let seconds = config.max_seconds * if augmented { AUGMENTED_SECONDS } else { 1.0 };
-        let config_text =
-            format!("{:?} {} Hz {} mels {seconds} s", config.features, config.sample_rate, config.mels);
+        let config_text = format!("{:?} {} Hz {} mels {seconds} s", config.features, config.sample_rate, config.mels);
         let key = self.key(media, if sound_track { "track mel" } else { "mel" }, &config_text, augmented)?;
         if let Some(mel) = key.as_ref().and_then(|key| self.cached(key)).and_then(|b| read_mel(&b)) {
             return Ok((mel.frames > 0).then_some(mel));
@@ -157,9 +155,7 @@ impl Preparer {
         seconds: f64,
     ) -> Result<Option<Audio>, String> {
         let sound = if sound_track {
-            self.with_file(media, |path| {
-                video::sound_track(path, config.sample_rate, &self.limits).map_err(explain)
-            })?
+            self.with_file(media, |path| video::sound_track(path, config.sample_rate, &self.limits).map_err(explain))?
         } else {
             let bytes = self.bytes(media)?;
             let whole = audio::decode(&bytes, &label(media), &self.limits).map_err(explain)?;
@@ -180,7 +176,11 @@ impl Preparer {
     }
 
     /// Calls with a path to the media, written to a temporary file if need be.
-    fn with_file<T>(&self, media: &MediaRef, then: impl FnOnce(&std::path::Path) -> Result<T, String>) -> Result<T, String> {
+    fn with_file<T>(
+        &self,
+        media: &MediaRef,
+        then: impl FnOnce(&std::path::Path) -> Result<T, String>,
+    ) -> Result<T, String> {
         match media {
             MediaRef::File(path) => then(path),
             MediaRef::Bytes(bytes) => {

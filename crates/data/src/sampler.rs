@@ -84,7 +84,13 @@ impl Sampler {
     ///
     /// # Errors
     /// A row that cannot be read from the table at all.
-    pub fn row(&self, table: &Table, binding: &Binding, row: u64, augmentation: Option<(&Augmentation, AugmentKey)>) -> Result<Sample> {
+    pub fn row(
+        &self,
+        table: &Table,
+        binding: &Binding,
+        row: u64,
+        augmentation: Option<(&Augmentation, AugmentKey)>,
+    ) -> Result<Sample> {
         let values = table.row(row)?.values;
         let cell = |at: Option<usize>| at.map_or(&Value::Missing, |at| &values[at]);
         let inputs: Vec<&Value> = binding.inputs.iter().map(|at| cell(*at)).collect();
@@ -103,24 +109,34 @@ impl Sampler {
             if !label && !names().any(|known| known == name) {
                 return Err(DataError::Options(format!(
                     "the model has no input {name:?}{}; its inputs are: {}",
-                    crate::error::nearest(name, names()).map(|near| format!(" (did you mean {near:?}?)")).unwrap_or_default(),
+                    crate::error::nearest(name, names())
+                        .map(|near| format!(" (did you mean {near:?}?)"))
+                        .unwrap_or_default(),
                     names().collect::<Vec<_>>().join(", ")
                 )));
             }
         }
-        let find = |wanted: &str| values.iter().find(|(name, _)| name == wanted).map_or(&Value::Missing, |(_, value)| value);
+        let find =
+            |wanted: &str| values.iter().find(|(name, _)| name == wanted).map_or(&Value::Missing, |(_, value)| value);
         let inputs: Vec<&Value> = self.plan.columns.iter().map(|column| find(&column.source)).collect();
         let label = self.plan.label.as_ref().map_or(&Value::Missing, |label| find(&label.column));
         Ok(self.sample(row, &inputs, label, None))
     }
 
-    fn sample(&self, row: u64, inputs: &[&Value], label: &Value, augmentation: Option<(&Augmentation, AugmentKey)>) -> Sample {
+    fn sample(
+        &self,
+        row: u64,
+        inputs: &[&Value],
+        label: &Value,
+        augmentation: Option<(&Augmentation, AugmentKey)>,
+    ) -> Sample {
         let mut sample = Sample { row, ..Default::default() };
         for (i, (column, value)) in self.plan.columns.iter().zip(inputs).enumerate() {
             if value.is_missing() {
                 continue;
             }
-            let context = Context { sampler: self, column, augmentation: augmentation.map(|(a, key)| (a, key.column(i))) };
+            let context =
+                Context { sampler: self, column, augmentation: augmentation.map(|(a, key)| (a, key.column(i))) };
             let mut segments = Vec::new();
             let outcome = context.segments(value, &mut segments, &mut sample.truncated);
             sample.segments.extend(segments.into_iter().filter(|s| !s.is_empty()).map(|segment| (i, segment)));
@@ -147,27 +163,37 @@ struct Context<'s> {
 
 impl Context<'_> {
     /// Appends the segments of a cell; those before a broken part are kept.
-    fn segments(&self, value: &Value, segments: &mut Vec<Segment>, truncated: &mut u32) -> std::result::Result<(), String> {
+    fn segments(
+        &self,
+        value: &Value,
+        segments: &mut Vec<Segment>,
+        truncated: &mut u32,
+    ) -> std::result::Result<(), String> {
         match &self.column.processor {
             Processor::Text(config) => {
-                let text = value.as_text().unwrap_or_default();
                 let tokenizer = self.sampler.plan.tokenizer.as_ref().ok_or("the plan has no tokenizer")?;
-                let tokens = tokenizer.encode(&text, config.max_tokens).map_err(|error| error.to_string())?;
-                *truncated += u32::from(tokens.truncated);
-                segments.push(Segment::Tokens(tokens.ids));
+                for text in value.texts() {
+                    let tokens = tokenizer.encode(&text, config.max_tokens).map_err(|error| error.to_string())?;
+                    *truncated += u32::from(tokens.truncated);
+                    segments.push(Segment::Tokens(tokens.ids));
+                }
             }
             Processor::Number(config) => {
-                let number = value.as_number().ok_or_else(|| {
-                    format!("{:?} is not a number", value.as_text().unwrap_or_default())
-                })?;
+                let number = value
+                    .as_number()
+                    .ok_or_else(|| format!("{:?} is not a number", value.as_text().unwrap_or_default()))?;
                 segments.push(Segment::Number(config.apply(number)));
             }
             Processor::Category(config) => {
                 segments.push(Segment::Category(config.id(&value.as_text().unwrap_or_default())));
             }
             Processor::Features(config) => segments.push(self.features(value, config)?),
-            Processor::Image(config) => self.each(value, segments, |media, part| self.image(media, config, part).map(Some))?,
-            Processor::Video(config) => self.each(value, segments, |media, part| self.video(media, config, part).map(Some))?,
+            Processor::Image(config) => {
+                self.each(value, segments, |media, part| self.image(media, config, part).map(Some))?
+            }
+            Processor::Video(config) => {
+                self.each(value, segments, |media, part| self.video(media, config, part).map(Some))?
+            }
             Processor::Audio(config) => self.each(value, segments, |media, part| self.audio(media, config, part))?,
         }
         Ok(())
@@ -221,12 +247,18 @@ impl Context<'_> {
         }
     }
 
-    fn audio(&self, media: &MediaRef, config: &AudioProcessor, part: usize) -> std::result::Result<Option<Segment>, String> {
+    fn audio(
+        &self,
+        media: &MediaRef,
+        config: &AudioProcessor,
+        part: usize,
+    ) -> std::result::Result<Option<Segment>, String> {
         let preparer = &self.sampler.preparer;
         let augmentation = self.augmentation.filter(|(augmentation, _)| augmentation.varies_sound());
         let key = augmentation.map(|(_, key)| key.part(part));
         let longest = (config.max_seconds * AudioProcessor::FRAMES_PER_SECOND).ceil() as usize;
-        let waveform = augmentation.and_then(|(augmentation, key)| Some((augmentation.waveform.as_ref()?, key.part(part))));
+        let waveform =
+            augmentation.and_then(|(augmentation, key)| Some((augmentation.waveform.as_ref()?, key.part(part))));
         let mel = match waveform {
             Some((augment, key)) => match preparer.sound(media, config, self.column.sound_track)? {
                 None => None,
@@ -246,7 +278,8 @@ impl Context<'_> {
         for value in &mut mel.data {
             *value = (*value - config.mean) / config.std;
         }
-        let masks = augmentation.and_then(|(augmentation, key)| Some((augmentation.spectrogram.as_ref()?, key.part(part))));
+        let masks =
+            augmentation.and_then(|(augmentation, key)| Some((augmentation.spectrogram.as_ref()?, key.part(part))));
         if let Some((masks, key)) = masks {
             masks.apply(&mut mel, key).map_err(|error| error.to_string())?;
         }

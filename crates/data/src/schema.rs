@@ -42,8 +42,7 @@ pub enum ColumnType {
 }
 
 /// The names of the column types, for messages.
-pub const TYPE_NAMES: &str =
-    "text, category, number, image, audio, video, features, label, identifier, ignore";
+pub const TYPE_NAMES: &str = "text, category, number, image, audio, video, features, label, identifier, ignore";
 
 impl ColumnType {
     /// Every type, in the order of [`TYPE_NAMES`].
@@ -98,13 +97,22 @@ impl FromStr for ColumnType {
 
     fn from_str(name: &str) -> Result<Self> {
         let wanted = name.trim().to_ascii_lowercase();
-        ColumnType::ALL.into_iter().find(|kind| kind.name() == wanted).ok_or_else(|| {
-            DataError::UnknownType {
-                name: name.to_string(),
-                suggestion: nearest(name, ColumnType::ALL.map(ColumnType::name)),
-            }
+        ColumnType::ALL.into_iter().find(|kind| kind.name() == wanted).ok_or_else(|| DataError::UnknownType {
+            name: name.to_string(),
+            suggestion: nearest(name, ColumnType::ALL.map(ColumnType::name)),
         })
     }
+}
+
+/// Reads `COLUMN=TYPE`, as `--type` takes it; the column may itself contain `=`.
+///
+/// # Errors
+/// A text without `=`, or an unknown type, with the nearest one.
+pub fn parse_override(text: &str) -> Result<(String, ColumnType)> {
+    let (column, kind) = text.rsplit_once('=').ok_or_else(|| {
+        DataError::Options(format!("{text:?} is not COLUMN=TYPE, such as photo=image; types: {TYPE_NAMES}"))
+    })?;
+    Ok((column.trim().to_string(), kind.parse()?))
 }
 
 /// One column's type and why.
@@ -261,10 +269,10 @@ impl<'v> Facts<'v> {
             let what = format!("{} of {rows} sampled cells are lists of numbers or .npy files", self.features);
             return (ColumnType::Features, what);
         }
-        if let Some((kind, count)) = self.media.iter().max_by_key(|(_, count)| **count) {
-            if self.mostly(*count) {
-                return (*kind, format!("{count} of {rows} sampled cells name or contain {kind} files"));
-            }
+        let most = self.media.iter().max_by_key(|(_, count)| **count);
+        if let Some((kind, count)) = most.filter(|(_, count)| self.mostly(**count)) {
+            let why = format!("{count} of {rows} sampled cells name or contain {kind} files");
+            return (*kind, why);
         }
         if distinct == 1 && rows > 1 {
             return (ColumnType::Ignore, "every sampled cell is the same".into());
@@ -318,16 +326,12 @@ fn is_split_column(name: &str, values: &[Value]) -> bool {
         && values.iter().all(|value| value.is_missing() || value.as_text().is_some_and(|t| is_split_name(&t)))
 }
 
-const LABEL_NAMES: [&str; 9] =
-    ["label", "labels", "target", "class", "y", "标签", "类别", "label_id", "target_label"];
+const LABEL_NAMES: [&str; 9] = ["label", "labels", "target", "class", "y", "标签", "类别", "label_id", "target_label"];
 
 /// Without a label given, a column that is named like one becomes it, if it can be one.
 fn choose_label(columns: &mut [ColumnSchema], cells: &[Vec<Value>], options: &SchemaOptions) -> Result<()> {
-    let labels: Vec<&str> = columns
-        .iter()
-        .filter(|column| column.kind == ColumnType::Label)
-        .map(|column| column.name.as_str())
-        .collect();
+    let labels: Vec<&str> =
+        columns.iter().filter(|column| column.kind == ColumnType::Label).map(|column| column.name.as_str()).collect();
     if labels.len() > 1 {
         return Err(DataError::Options(format!(
             "several columns are given as the label: {}; keep one and ignore the others",
@@ -379,7 +383,9 @@ mod tests {
             let split = ["train", "val", "test"][i % 3];
             csv += &format!(
                 "{},这是第{i}句话，很长的一句,p/{i}.png,s{i}.wav,{}.5,{colour},\"[{i}, 2, 3]\",,x,{split},{}\n",
-                i * 7, i, ["yes", "no"][i % 2]
+                i * 7,
+                i,
+                ["yes", "no"][i % 2]
             );
         }
         csv
@@ -424,6 +430,15 @@ mod tests {
         let types = BTreeMap::from([("text".into(), ColumnType::Label)]);
         let options = SchemaOptions { label: Some("label".into()), types, ..Default::default() };
         assert!(matches!(infer(&mixed_table(), &options), Err(DataError::Options(_))));
+    }
+
+    #[test]
+    fn overrides_are_read_from_text() {
+        assert_eq!(parse_override("a=b=image").expect("override"), ("a=b".to_string(), ColumnType::Image));
+        assert!(parse_override("photo").expect_err("no type").to_string().contains("COLUMN=TYPE"));
+        assert!(
+            matches!(parse_override("a=vidoe"), Err(DataError::UnknownType { suggestion: Some(near), .. }) if near == "video")
+        );
     }
 
     #[test]

@@ -156,7 +156,7 @@ pub struct Sample {
     /// The row, counted from 0.
     pub row: u64,
     /// Column of the plan and segment, in the plan's order. A missing cell has no segment, a list of
-    /// files has several.
+    /// files or of texts has several.
     pub segments: Vec<(usize, Segment)>,
     /// What is to be predicted, where the row says it.
     pub target: Option<Target>,

@@ -76,15 +76,7 @@ pub struct SplitOptions {
 
 impl Default for SplitOptions {
     fn default() -> Self {
-        SplitOptions {
-            column: None,
-            group: None,
-            stratify: None,
-            identifier: None,
-            val: 0.1,
-            test: 0.1,
-            seed: 0,
-        }
+        SplitOptions { column: None, group: None, stratify: None, identifier: None, val: 0.1, test: 0.1, seed: 0 }
     }
 }
 
@@ -119,10 +111,7 @@ impl Splits {
             0 => String::new(),
             n => format!(", {n} rows without a split are not used"),
         };
-        format!(
-            "{} train, {} val, {} test ({}){unused}",
-            self.train.len(), self.val.len(), self.test.len(), self.how
-        )
+        format!("{} train, {} val, {} test ({}){unused}", self.train.len(), self.val.len(), self.test.len(), self.how)
     }
 
     fn push(&mut self, row: u64, split: Split) {
@@ -347,7 +336,8 @@ mod tests {
         assert_eq!(place_of(&splits).len(), 1000);
         for (class, size) in [("a", 200.0), ("b", 200.0), ("c", 600.0)] {
             let of_class = |rows: &[u64]| {
-                rows.iter().filter(|row| table.row(**row).expect("row").values[3] == Value::Text(class.into())).count() as f64
+                rows.iter().filter(|row| table.row(**row).expect("row").values[3] == Value::Text(class.into())).count()
+                    as f64
             };
             assert!((of_class(&splits.test) / size - 0.1).abs() <= 0.0101, "{class}");
             assert!((of_class(&splits.val) / size - 0.1).abs() <= 0.0201, "{class}");

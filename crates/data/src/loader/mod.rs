@@ -159,12 +159,21 @@ impl Loader {
     ///
     /// # Errors
     /// A table without any input of the plan, options that make no sense.
-    pub fn new(table: Arc<Table>, plan: Arc<DataPlan>, rows: Vec<u64>, cache: Option<Arc<Cache>>, options: LoaderOptions) -> Result<Loader> {
+    pub fn new(
+        table: Arc<Table>,
+        plan: Arc<DataPlan>,
+        rows: Vec<u64>,
+        cache: Option<Arc<Cache>>,
+        options: LoaderOptions,
+    ) -> Result<Loader> {
         if matches!(options.batch_size, BatchSize::Samples(0) | BatchSize::Tokens(0)) {
             return Err(DataError::Options("the batch size is 0; expected at least 1".into()));
         }
         if !(0.0..=1.0).contains(&options.max_bad_fraction) {
-            return Err(DataError::Options(format!("max_bad_fraction is {}; expected 0 to 1", options.max_bad_fraction)));
+            return Err(DataError::Options(format!(
+                "max_bad_fraction is {}; expected 0 to 1",
+                options.max_bad_fraction
+            )));
         }
         if let Some(augmentation) = &options.augmentation {
             augmentation.check().map_err(|error| DataError::Options(error.to_string()))?;
@@ -258,9 +267,13 @@ impl Source {
             let picture = |size: usize| size.div_ceil(PATCH).pow(2) + 1;
             cost += match &column.processor {
                 Processor::Text(config) => {
-                    let text = value.as_text().unwrap_or_default();
-                    let tokenizer = plan.tokenizer.as_ref();
-                    tokenizer.map_or(Ok(0), |t| t.encode(&text, config.max_tokens).map(|t| t.ids.len()))?
+                    let mut tokens = 0;
+                    for (tokenizer, text) in
+                        plan.tokenizer.iter().flat_map(|t| value.texts().into_iter().map(move |x| (t, x)))
+                    {
+                        tokens += tokenizer.encode(&text, config.max_tokens)?.ids.len();
+                    }
+                    tokens
                 }
                 Processor::Image(config) => picture(config.size),
                 Processor::Video(config) => config.frames * picture(config.size),

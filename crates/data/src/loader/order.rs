@@ -28,7 +28,13 @@ pub(super) struct EpochOrder {
 impl EpochOrder {
     /// Orders `rows`: shuffled by (seed, epoch) if given; then, within windows of `window` batches,
     /// sorted by cost, cut into batches, and the batches shuffled again.
-    pub(super) fn new(rows: Arc<Vec<u64>>, costs: &[u32], size: BatchSize, shuffle: Option<(u64, u64)>, window: usize) -> Self {
+    pub(super) fn new(
+        rows: Arc<Vec<u64>>,
+        costs: &[u32],
+        size: BatchSize,
+        shuffle: Option<(u64, u64)>,
+        window: usize,
+    ) -> Self {
         let mut order: Vec<u32> = (0..rows.len() as u32).collect();
         let mut draws = shuffle.map(|(seed, epoch)| Draws::new(seed, epoch));
         if let Some(draws) = &mut draws {
@@ -180,7 +186,8 @@ mod tests {
     #[test]
     fn orders_depend_on_seed_and_epoch_alone() {
         let rows = Arc::new((0..100).collect::<Vec<u64>>());
-        let of = |seed, epoch| batches(&EpochOrder::new(rows.clone(), &[], BatchSize::Samples(7), Some((seed, epoch)), 0));
+        let of =
+            |seed, epoch| batches(&EpochOrder::new(rows.clone(), &[], BatchSize::Samples(7), Some((seed, epoch)), 0));
         assert_eq!(of(1, 2), of(1, 2));
         assert_ne!(of(1, 2), of(1, 3));
         assert_ne!(of(1, 2), of(2, 2));

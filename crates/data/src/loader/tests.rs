@@ -129,7 +129,8 @@ fn bad_rows_follow_the_policy() {
     let with = |on_bad, max_bad_fraction| {
         let table = fixture.table();
         let rows = (0..table.len()).collect();
-        let options = LoaderOptions { on_bad, max_bad_fraction, batch_size: BatchSize::Samples(10), ..Default::default() };
+        let options =
+            LoaderOptions { on_bad, max_bad_fraction, batch_size: BatchSize::Samples(10), ..Default::default() };
         let loader = Loader::new(table, plan.clone(), rows, None, options).expect("loader");
         let packs: Vec<Result<Pack>> = loader.epoch(0, 0).collect();
         (loader.statistics(), packs)
@@ -171,7 +172,8 @@ fn rows_without_a_target_or_anything_else_are_left_out() {
 #[test]
 fn waiting_is_measured_and_dropping_stops() {
     let fixture = Fixture::new(40);
-    let loader = loader(&fixture, LoaderOptions { batch_size: BatchSize::Samples(2), workers: 3, ..Default::default() });
+    let loader =
+        loader(&fixture, LoaderOptions { batch_size: BatchSize::Samples(2), workers: 3, ..Default::default() });
     let mut epoch = loader.epoch(0, 0);
     assert_eq!(epoch.batches(), 20);
     for _ in 0..3 {

@@ -20,11 +20,8 @@ impl CategoryProcessor {
     /// embedding of 0 is trained and stands for "rare".
     pub(crate) fn fit(counts: &BTreeMap<String, u64>) -> Self {
         let frequent = counts.values().any(|count| *count > 1);
-        let mut words: Vec<(&String, u64)> = counts
-            .iter()
-            .map(|(word, count)| (word, *count))
-            .filter(|(_, count)| *count > 1 || !frequent)
-            .collect();
+        let mut words: Vec<(&String, u64)> =
+            counts.iter().map(|(word, count)| (word, *count)).filter(|(_, count)| *count > 1 || !frequent).collect();
         words.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
         words.truncate(Self::MAX_WORDS);
         let mut vocabulary: Vec<String> = words.into_iter().map(|(word, _)| word.clone()).collect();
@@ -49,7 +46,9 @@ impl CategoryProcessor {
 
     pub(crate) fn validate(&self) -> Result<(), String> {
         match self.vocabulary.windows(2).find(|pair| pair[0] >= pair[1]) {
-            Some(pair) => Err(format!("the vocabulary must be sorted and distinct: {:?} stands before {:?}", pair[0], pair[1])),
+            Some(pair) => {
+                Err(format!("the vocabulary must be sorted and distinct: {:?} stands before {:?}", pair[0], pair[1]))
+            }
             None => Ok(()),
         }
     }

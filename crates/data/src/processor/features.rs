@@ -1,5 +1,7 @@
 //! Precomputed features, standardised by the training rows.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::usable_std;
@@ -46,7 +48,9 @@ impl FeaturesProcessor {
         if self.dim == 0 || self.mean.len() != self.dim || self.std.len() != self.dim {
             return Err(format!(
                 "dim is {}, with {} means and {} deviations; expected as many of each",
-                self.dim, self.mean.len(), self.std.len()
+                self.dim,
+                self.mean.len(),
+                self.std.len()
             ));
         }
         let usable = self.mean.iter().all(|x| x.is_finite()) && self.std.iter().all(|x| x.is_finite() && *x > 0.0);
@@ -58,41 +62,41 @@ impl FeaturesProcessor {
 }
 
 /// Learns a [`FeaturesProcessor`], one matrix at a time.
+///
+/// A table may hold a few broken matrices; the width that most of them have is the column's.
 #[derive(Debug, Default)]
 pub struct FeatureFitter {
-    moments: Vec<Moments>,
+    /// For each width, the matrices seen and the moments of each number.
+    widths: BTreeMap<usize, (u64, Vec<Moments>)>,
 }
 
 impl FeatureFitter {
+    /// Different widths that are kept apart; a column with more is broken anyway.
+    const MAX_WIDTHS: usize = 8;
+
     /// Takes one matrix in.
-    ///
-    /// # Errors
-    /// A matrix of another width than the first.
-    pub fn add(&mut self, matrix: &FeatureMatrix) -> Result<(), String> {
-        if self.moments.is_empty() {
-            self.moments = vec![Moments::default(); matrix.dim];
+    pub fn add(&mut self, matrix: &FeatureMatrix) {
+        if self.widths.len() >= Self::MAX_WIDTHS && !self.widths.contains_key(&matrix.dim) {
+            return;
         }
-        if self.moments.len() != matrix.dim {
-            return Err(format!("{} numbers were found, the rows before have {}", matrix.dim, self.moments.len()));
-        }
+        let new = || (0, vec![Moments::default(); matrix.dim]);
+        let (seen, moments) = self.widths.entry(matrix.dim).or_insert_with(new);
+        *seen += 1;
         for frame in matrix.data.chunks_exact(matrix.dim.max(1)) {
-            for (moments, x) in self.moments.iter_mut().zip(frame) {
+            for (moments, x) in moments.iter_mut().zip(frame) {
                 moments.add(f64::from(*x));
             }
         }
-        Ok(())
     }
 
     /// The processor; `None` where nothing was taken in.
     pub fn finish(&self) -> Option<FeaturesProcessor> {
-        if self.moments.is_empty() {
-            return None;
-        }
+        let (dim, (_, moments)) = self.widths.iter().max_by_key(|(_, (seen, _))| *seen)?;
         Some(FeaturesProcessor {
-            dim: self.moments.len(),
+            dim: *dim,
             max_rows: FeaturesProcessor::DEFAULT_MAX_ROWS,
-            mean: self.moments.iter().map(|moments| moments.mean() as f32).collect(),
-            std: self.moments.iter().map(|moments| usable_std(moments.std())).collect(),
+            mean: moments.iter().map(|moments| moments.mean() as f32).collect(),
+            std: moments.iter().map(|moments| usable_std(moments.std())).collect(),
         })
     }
 }
@@ -108,9 +112,9 @@ mod tests {
     #[test]
     fn features_are_standardised_per_number() {
         let mut fitter = FeatureFitter::default();
-        fitter.add(&matrix(2, &[0.0, 5.0, 2.0, 5.0])).expect("first");
-        fitter.add(&matrix(1, &[4.0, 5.0])).expect("second");
-        assert!(fitter.add(&matrix(1, &[1.0])).is_err());
+        fitter.add(&matrix(1, &[1.0]));
+        fitter.add(&matrix(2, &[0.0, 5.0, 2.0, 5.0]));
+        fitter.add(&matrix(1, &[4.0, 5.0]));
         let processor = fitter.finish().expect("fitted");
         processor.validate().expect("valid");
         assert_eq!(processor.mean, [2.0, 5.0]);

@@ -74,12 +74,7 @@ mod tests {
             Processor::Video(VideoProcessor::default()),
             Processor::Number(NumberProcessor { mean: 1.5, std: 2.0 }),
             Processor::Category(CategoryProcessor { vocabulary: vec!["a".into()] }),
-            Processor::Features(FeaturesProcessor {
-                dim: 1,
-                max_rows: 4,
-                mean: vec![0.0],
-                std: vec![1.0],
-            }),
+            Processor::Features(FeaturesProcessor { dim: 1, max_rows: 4, mean: vec![0.0], std: vec![1.0] }),
         ];
         for processor in processors {
             processor.validate().expect("valid");

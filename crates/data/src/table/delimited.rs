@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Index, RowFormat, TableOptions, Value};
 use crate::error::{DataError, Result};
@@ -25,13 +26,64 @@ impl Dialect {
             .flexible(true)
             .from_reader(from)
     }
+}
+
+/// Reads single rows. The csv crate builds its automaton for every reader, which costs more than a
+/// row does; here readers go back to a pool.
+#[derive(Debug)]
+pub(super) struct RowReader {
+    dialect: Dialect,
+    pool: Mutex<Vec<csv_core::Reader>>,
+}
+
+impl RowReader {
+    fn new(dialect: Dialect) -> Self {
+        RowReader { dialect, pool: Mutex::new(Vec::new()) }
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Vec<csv_core::Reader>> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// The cells of one row's bytes; `None` where they are not one row of `columns` cells.
-    pub(super) fn read_row(self, bytes: &[u8], columns: usize) -> Option<Vec<Value>> {
-        let mut record = csv::StringRecord::new();
-        let found = self.reader(bytes).read_record(&mut record).ok()?;
-        (found && record.len() == columns).then(|| record.iter().map(Value::from_text).collect())
+    pub(super) fn read_row(&self, bytes: &[u8], columns: usize) -> Option<Vec<Value>> {
+        let pooled = self.pool().pop();
+        let mut reader = pooled.unwrap_or_else(|| {
+            let Dialect { delimiter, quoting } = self.dialect;
+            csv_core::ReaderBuilder::new().delimiter(delimiter).quoting(quoting).build()
+        });
+        reader.reset();
+        let values = read_cells(&mut reader, bytes, columns);
+        self.pool().push(reader);
+        values
     }
+}
+
+fn read_cells(reader: &mut csv_core::Reader, bytes: &[u8], columns: usize) -> Option<Vec<Value>> {
+    let mut cells = vec![0; bytes.len() + 1];
+    let mut ends = vec![0; columns + 1];
+    let (mut read, mut written, mut found) = (0, 0, 0);
+    loop {
+        let (result, input, output, more) =
+            reader.read_record(&bytes[read..], &mut cells[written..], &mut ends[found..]);
+        (read, written, found) = (read + input, written + output, found + more);
+        match result {
+            csv_core::ReadRecordResult::Record => break,
+            // No input left: an empty one ends the record.
+            csv_core::ReadRecordResult::InputEmpty => continue,
+            _ => return None,
+        }
+    }
+    if found != columns {
+        return None;
+    }
+    let mut start = 0;
+    let mut values = Vec::with_capacity(columns);
+    for end in &ends[..columns] {
+        values.push(Value::from_text(std::str::from_utf8(&cells[start..*end]).ok()?));
+        start = *end;
+    }
+    Some(values)
 }
 
 /// Refuses to hand out more than `limit` bytes for one row, so that a missing closing quote does
@@ -54,12 +106,7 @@ impl<R: Read> Read for RowLimit<R> {
 }
 
 /// Scans a delimited file: header, dialect, where each row starts.
-pub(super) fn index(
-    path: &Path,
-    mut file: File,
-    options: &TableOptions,
-    notes: &mut Vec<String>,
-) -> Result<Index> {
+pub(super) fn index(path: &Path, mut file: File, options: &TableOptions, notes: &mut Vec<String>) -> Result<Index> {
     let io = |source| DataError::io("read", path, source);
     let mut head = Vec::new();
     (&mut file).take(1 << 16).read_to_end(&mut head).map_err(io)?;
@@ -139,7 +186,7 @@ fn scan(path: &Path, file: File, dialect: Dialect, max_row_bytes: u64) -> Result
     Ok(Index {
         columns: columns.unwrap_or_default(),
         offsets,
-        row_format: RowFormat::Delimited(dialect),
+        row_format: RowFormat::Delimited(RowReader::new(dialect)),
     })
 }
 
@@ -215,8 +262,7 @@ fn quotes_are_quotes(lines: &mut impl BufRead, delimiter: u8) -> std::io::Result
         if *cells_of_header.get_or_insert(cells.clone().count()) != cells.clone().count() {
             return Ok(true);
         }
-        open_quote |= cells.into_iter().any(|cell| {
-            cell.starts_with(b"\"") && (cell.len() == 1 || !cell.ends_with(b"\""))
-        });
+        open_quote |=
+            cells.into_iter().any(|cell| cell.starts_with(b"\"") && (cell.len() == 1 || !cell.ends_with(b"\"")));
     }
 }

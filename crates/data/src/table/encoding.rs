@@ -26,14 +26,12 @@ pub(super) fn to_utf8(
 ) -> Result<Option<TempPath>> {
     let io = |source| DataError::io("read", path, source);
     if let Some(name) = &options.encoding {
-        let encoding = Encoding::for_label(name.trim().as_bytes()).ok_or_else(|| {
-            DataError::EncodingChoice {
-                path: path.to_path_buf(),
-                problem: format!(
-                    "there is no text encoding {name:?}; expected a name such as utf-8, gb18030, \
+        let encoding = Encoding::for_label(name.trim().as_bytes()).ok_or_else(|| DataError::EncodingChoice {
+            path: path.to_path_buf(),
+            problem: format!(
+                "there is no text encoding {name:?}; expected a name such as utf-8, gb18030, \
                      gbk, big5, utf-16le, shift_jis, euc-kr or windows-1252"
-                ),
-            }
+            ),
         })?;
         if encoding != UTF_8 {
             return convert(path, &mut file, encoding).map(Some);
@@ -57,9 +55,7 @@ pub(super) fn to_utf8(
     let Some(place) = first_invalid(&mut file).map_err(io)? else { return Ok(None) };
     if looks_like_gb18030(&mut file).map_err(io)? {
         let copy = convert(path, &mut file, GB18030)?;
-        notes.push(
-            "the file is GB18030 (GBK), not UTF-8; read through a converted copy".to_string(),
-        );
+        notes.push("the file is GB18030 (GBK), not UTF-8; read through a converted copy".to_string());
         return Ok(Some(copy));
     }
     Err(not_utf8(path, &mut file, place))
@@ -115,9 +111,7 @@ fn not_utf8(path: &Path, file: &mut File, place: u64) -> DataError {
     })();
     match counted {
         Err(source) => DataError::io("read", path, source),
-        Ok(()) => {
-            DataError::Encoding { path: path.to_path_buf(), row: line_breaks, byte: place, value }
-        }
+        Ok(()) => DataError::Encoding { path: path.to_path_buf(), row: line_breaks, byte: place, value },
     }
 }
 
@@ -155,8 +149,8 @@ fn looks_like_gb18030(file: &mut File) -> std::io::Result<bool> {
 
 fn convert(path: &Path, file: &mut File, encoding: &'static Encoding) -> Result<TempPath> {
     let read_error = |source| DataError::io("read", path, source);
-    let copy = tempfile::NamedTempFile::new()
-        .map_err(|source| DataError::io("create a temporary copy of", path, source))?;
+    let copy =
+        tempfile::NamedTempFile::new().map_err(|source| DataError::io("create a temporary copy of", path, source))?;
     file.seek(SeekFrom::Start(0)).map_err(read_error)?;
     let mut writer = BufWriter::new(copy.as_file());
     let mut decoder = encoding.new_decoder_with_bom_removal();
@@ -178,16 +172,12 @@ fn convert(path: &Path, file: &mut File, encoding: &'static Encoding) -> Result<
                 ),
             });
         }
-        writer
-            .write_all(text.as_bytes())
-            .map_err(|source| DataError::io("write a temporary copy of", path, source))?;
+        writer.write_all(text.as_bytes()).map_err(|source| DataError::io("write a temporary copy of", path, source))?;
         if read == 0 {
             break;
         }
     }
-    writer
-        .flush()
-        .map_err(|source| DataError::io("write a temporary copy of", path, source))?;
+    writer.flush().map_err(|source| DataError::io("write a temporary copy of", path, source))?;
     drop(writer);
     Ok(copy.into_temp_path())
 }

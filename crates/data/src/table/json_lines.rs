@@ -44,10 +44,7 @@ pub(super) fn index(path: &Path, file: File, max_row_bytes: u64) -> Result<Index
         let text = &line[start as usize..];
         if !text.iter().all(u8::is_ascii_whitespace) {
             let fields: Map<String, Json> = serde_json::from_slice(text).map_err(|error| {
-                problem(format!(
-                    "expected one JSON object per line: {error} (column {} of the line)",
-                    error.column()
-                ))
+                problem(format!("expected one JSON object per line: {error} (column {} of the line)", error.column()))
             })?;
             for key in fields.keys() {
                 if !known.contains_key(key) {
@@ -74,18 +71,18 @@ pub(super) fn read_row(bytes: &[u8], columns: &[String]) -> Option<Vec<Value>> {
 /// Rewrites a JSON array of objects as one object per line, holding one element at a time.
 pub(super) fn from_array(path: &Path, text: &Path) -> Result<TempPath> {
     let file = File::open(text).map_err(|source| DataError::io("open", path, source))?;
-    let copy = tempfile::NamedTempFile::new()
-        .map_err(|source| DataError::io("create a temporary copy of", path, source))?;
+    let copy =
+        tempfile::NamedTempFile::new().map_err(|source| DataError::io("create a temporary copy of", path, source))?;
     let mut writer = BufWriter::new(copy.as_file());
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(file));
-    json.deserialize_seq(CopyElements { writer: &mut writer })
-        .and_then(|()| json.end())
-        .map_err(|error| DataError::Row {
+    json.deserialize_seq(CopyElements { writer: &mut writer }).and_then(|()| json.end()).map_err(|error| {
+        DataError::Row {
             path: path.to_path_buf(),
             row: 0,
             line: error.line() as u64,
             problem: format!("expected a JSON array of objects, one per row: {error}"),
-        })?;
+        }
+    })?;
     writer.flush().map_err(|source| DataError::io("write a temporary copy of", path, source))?;
     drop(writer);
     Ok(copy.into_temp_path())

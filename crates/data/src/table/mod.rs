@@ -55,13 +55,7 @@ pub struct TableOptions {
 
 impl Default for TableOptions {
     fn default() -> Self {
-        TableOptions {
-            format: None,
-            delimiter: None,
-            quoting: None,
-            encoding: None,
-            max_row_bytes: 64 << 20,
-        }
+        TableOptions { format: None, delimiter: None, quoting: None, encoding: None, max_row_bytes: 64 << 20 }
     }
 }
 
@@ -77,7 +71,7 @@ pub struct Row {
 /// How the bytes of one row become cells.
 #[derive(Debug)]
 enum RowFormat {
-    Delimited(delimited::Dialect),
+    Delimited(delimited::RowReader),
     JsonLines,
 }
 
@@ -117,11 +111,8 @@ impl Table {
         let mut notes = Vec::new();
         // A table that is opened, checked and read stays the same file even if it is replaced
         // meanwhile: everything goes through this handle or a private copy.
-        let original =
-            File::open(path).map_err(|source| DataError::io("open", path, source))?;
-        let length = original
-            .metadata()
-            .map_err(|source| DataError::io("open", path, source))?;
+        let original = File::open(path).map_err(|source| DataError::io("open", path, source))?;
+        let length = original.metadata().map_err(|source| DataError::io("open", path, source))?;
         if length.is_dir() {
             return Err(DataError::UnknownFormat { path: path.to_path_buf() });
         }
@@ -195,13 +186,11 @@ impl Table {
     /// # Errors
     /// [`DataError::UnknownColumn`], with the nearest name.
     pub fn column_index(&self, name: &str) -> Result<usize> {
-        self.columns.iter().position(|column| column == name).ok_or_else(|| {
-            DataError::UnknownColumn {
-                table: self.path.clone(),
-                column: name.to_string(),
-                suggestion: nearest(name, self.columns.iter().map(String::as_str)),
-                columns: self.columns.clone(),
-            }
+        self.columns.iter().position(|column| column == name).ok_or_else(|| DataError::UnknownColumn {
+            table: self.path.clone(),
+            column: name.to_string(),
+            suggestion: nearest(name, self.columns.iter().map(String::as_str)),
+            columns: self.columns.clone(),
         })
     }
 
@@ -221,7 +210,7 @@ impl Table {
             .read(start, (end - start) as usize)
             .map_err(|source| DataError::io("read", &self.path, source))?;
         let values = match &self.row_format {
-            RowFormat::Delimited(dialect) => dialect.read_row(&bytes, self.columns.len()),
+            RowFormat::Delimited(reader) => reader.read_row(&bytes, self.columns.len()),
             RowFormat::JsonLines => json_lines::read_row(&bytes, &self.columns),
         };
         let values = values.ok_or_else(|| DataError::Row {
@@ -247,8 +236,7 @@ impl Table {
 }
 
 fn format_of(path: &Path) -> Result<TableFormat> {
-    let extension =
-        path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     match extension.as_str() {
         "csv" | "tsv" | "tab" | "txt" => Ok(TableFormat::Delimited),
         "jsonl" | "ndjson" => Ok(TableFormat::JsonLines),

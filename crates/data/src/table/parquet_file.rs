@@ -29,8 +29,8 @@ pub(super) fn to_json_lines(path: &Path, file: File, notes: &mut Vec<String>) ->
     };
     let reader = SerializedFileReader::new(file).map_err(|error| broken(None, &error))?;
     let rows = reader.metadata().file_metadata().num_rows();
-    let copy = tempfile::NamedTempFile::new()
-        .map_err(|source| DataError::io("create a temporary copy of", path, source))?;
+    let copy =
+        tempfile::NamedTempFile::new().map_err(|source| DataError::io("create a temporary copy of", path, source))?;
     let write_error = |source| DataError::io("write a temporary copy of", path, source);
     let mut writer = BufWriter::new(copy.as_file());
     let iter = reader.get_row_iter(None).map_err(|error| broken(None, &error))?;
@@ -77,9 +77,7 @@ fn field_to_json(field: &Field) -> Json {
             Err(_) => data_uri(bytes.data()),
         }),
         Field::Group(group) => group_to_json(group),
-        Field::ListInternal(list) => {
-            Json::Array(list.elements().iter().map(field_to_json).collect())
-        }
+        Field::ListInternal(list) => Json::Array(list.elements().iter().map(field_to_json).collect()),
         Field::MapInternal(map) => {
             let entry = |(key, value): &(Field, Field)| {
                 let key = match key {
@@ -96,9 +94,7 @@ fn field_to_json(field: &Field) -> Json {
 }
 
 fn group_to_json(group: &Row) -> Json {
-    let get = |wanted: &str| {
-        group.get_column_iter().find(|(name, _)| *name == wanted).map(|(_, field)| field)
-    };
+    let get = |wanted: &str| group.get_column_iter().find(|(name, _)| *name == wanted).map(|(_, field)| field);
     match (get("bytes"), get("path")) {
         (Some(Field::Bytes(bytes)), _) => Json::String(data_uri(bytes.data())),
         (Some(Field::Null), Some(path @ Field::Str(_))) => field_to_json(path),

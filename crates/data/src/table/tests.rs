@@ -27,11 +27,9 @@ fn some(cells: &[&str]) -> Vec<Option<String>> {
 
 #[test]
 fn csv_with_quotes_line_breaks_and_a_byte_order_mark() {
-    let (_folder, table) = open(
-        "t.csv",
-        "\u{FEFF}text,label\r\n\"a, \"\"b\"\"\nsecond line\",x\r\n\r\n中文,NA\n".as_bytes(),
-    )
-    .expect("table");
+    let (_folder, table) =
+        open("t.csv", "\u{FEFF}text,label\r\n\"a, \"\"b\"\"\nsecond line\",x\r\n\r\n中文,NA\n".as_bytes())
+            .expect("table");
     assert_eq!(table.columns(), ["text", "label"]);
     assert_eq!(table.len(), 2);
     assert_eq!(texts(&table, 0), some(&["a, \"b\"\nsecond line", "x"]));
@@ -53,8 +51,7 @@ fn delimiters_are_sniffed() {
 
 #[test]
 fn tab_separated_text_with_unclosed_quotes_is_text() {
-    let (_folder, table) =
-        open("t.tsv", b"text\tlabel\n\"so it begins\t1\nfine\t0\n").expect("table");
+    let (_folder, table) = open("t.tsv", b"text\tlabel\n\"so it begins\t1\nfine\t0\n").expect("table");
     assert_eq!(texts(&table, 0), some(&["\"so it begins", "1"]));
     assert_eq!(table.notes().len(), 1);
     let (_folder, table) = open("t.tsv", b"text\tlabel\n\"a\tb\"\t1\nfine\t0\n").expect("table");
@@ -99,8 +96,7 @@ fn chinese_in_gb18030_is_converted_and_latin_1_is_refused_by_place() {
 
 #[test]
 fn utf_16_with_a_mark_is_converted() {
-    let bytes: Vec<u8> =
-        "\u{FEFF}a\tb\n中\t2\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let bytes: Vec<u8> = "\u{FEFF}a\tb\n中\t2\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let (_folder, table) = open("t.txt", &bytes).expect("table");
     assert_eq!(texts(&table, 0), some(&["中", "2"]));
 }
@@ -114,11 +110,8 @@ fn long_utf_8_across_chunks_is_utf_8() {
 
 #[test]
 fn json_lines_take_the_union_of_keys() {
-    let (_folder, table) = open(
-        "t.jsonl",
-        "{\"a\":1,\"b\":\"x\"}\n\n{\"c\":[1.5,2],\"a\":null}\n".as_bytes(),
-    )
-    .expect("table");
+    let (_folder, table) =
+        open("t.jsonl", "{\"a\":1,\"b\":\"x\"}\n\n{\"c\":[1.5,2],\"a\":null}\n".as_bytes()).expect("table");
     assert_eq!(table.columns(), ["a", "b", "c"]);
     assert_eq!(table.len(), 2);
     let row = table.row(1).expect("row");
@@ -131,8 +124,7 @@ fn json_lines_take_the_union_of_keys() {
 
 #[test]
 fn json_arrays_are_tables_too() {
-    let (_folder, table) =
-        open("t.json", b"[{\"a\": 1, \"b\": \"x\"},\n {\"a\": 2, \"b\": \"y\"}]").expect("table");
+    let (_folder, table) = open("t.json", b"[{\"a\": 1, \"b\": \"x\"},\n {\"a\": 2, \"b\": \"y\"}]").expect("table");
     assert_eq!(table.len(), 2);
     assert_eq!(texts(&table, 1), some(&["2", "y"]));
     let error = open("t.json", b"{\"data\": []}").expect_err("object").to_string();
@@ -151,22 +143,17 @@ fn parquet_keeps_text_numbers_lists_and_bytes() {
     let path = folder.path().join("t.parquet");
     let schema = std::sync::Arc::new(parse_message_type(schema).expect("schema"));
     let mut writer =
-        SerializedFileWriter::new(File::create(&path).expect("file"), schema, Default::default())
-            .expect("writer");
+        SerializedFileWriter::new(File::create(&path).expect("file"), schema, Default::default()).expect("writer");
     let mut group = writer.next_row_group().expect("group");
     let bytes = |texts: [&[u8]; 2]| texts.map(|t| ByteArray::from(t.to_vec()));
     let mut c = group.next_column().expect("column").expect("text");
-    c.typed::<ByteArrayType>()
-        .write_batch(&bytes(["好".as_bytes(), b"b"]), None, None)
-        .expect("write");
+    c.typed::<ByteArrayType>().write_batch(&bytes(["好".as_bytes(), b"b"]), None, None).expect("write");
     c.close().expect("close");
     let mut c = group.next_column().expect("column").expect("n");
     c.typed::<DoubleType>().write_batch(&[2.5], Some(&[1, 0]), None).expect("write");
     c.close().expect("close");
     let mut c = group.next_column().expect("column").expect("v");
-    c.typed::<FloatType>()
-        .write_batch(&[1.0, 2.0, 3.0, 4.0], Some(&[1; 4]), Some(&[0, 1, 0, 1]))
-        .expect("write");
+    c.typed::<FloatType>().write_batch(&[1.0, 2.0, 3.0, 4.0], Some(&[1; 4]), Some(&[0, 1, 0, 1])).expect("write");
     c.close().expect("close");
     let mut c = group.next_column().expect("column").expect("bytes");
     c.typed::<ByteArrayType>()

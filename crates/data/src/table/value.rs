@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Spellings of a missing cell, compared after trimming white space. The empty cell is missing too.
-pub const MISSING_SPELLINGS: [&str; 8] =
-    ["NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None"];
+pub const MISSING_SPELLINGS: [&str; 8] = ["NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None"];
 
 /// True for the empty cell and for every one of [`MISSING_SPELLINGS`].
 pub fn is_missing(text: &str) -> bool {
@@ -57,9 +56,7 @@ impl Value {
             Json::Null => Value::Missing,
             Json::Bool(value) => Value::Text(value.to_string()),
             Json::Number(number) => match number.as_f64() {
-                Some(value) if value.abs() < 9_007_199_254_740_992.0 || number.is_f64() => {
-                    Value::Number(value)
-                }
+                Some(value) if value.abs() < 9_007_199_254_740_992.0 || number.is_f64() => Value::Number(value),
                 _ => Value::Text(number.to_string()),
             },
             Json::String(text) => Value::from_text(text),
@@ -89,6 +86,14 @@ impl Value {
                 }
             }
             Value::Bytes(bytes) => Some(format!("{} bytes", bytes.len())),
+        }
+    }
+
+    /// The texts of a text cell: the items of a list, else the whole cell; none where missing.
+    pub fn texts(&self) -> Vec<String> {
+        match self {
+            Value::Texts(texts) => texts.clone(),
+            other => other.as_text().into_iter().collect(),
         }
     }
 
@@ -129,11 +134,7 @@ impl Value {
 
 /// A number as a person would write it: whole numbers without a point.
 pub fn format_number(number: f64) -> String {
-    if number.fract() == 0.0 && number.abs() < 1e15 {
-        format!("{}", number as i64)
-    } else {
-        format!("{number}")
-    }
+    if number.fract() == 0.0 && number.abs() < 1e15 { format!("{}", number as i64) } else { format!("{number}") }
 }
 
 /// A number, a list of numbers, or a list of equally long lists of numbers.
@@ -161,8 +162,7 @@ fn from_json_array(items: Vec<serde_json::Value>) -> Value {
         return if matrix.dim == 0 { Value::Missing } else { Value::Features(matrix) };
     }
     if items.iter().all(|item| !item.is_array() && !item.is_object()) {
-        let texts: Vec<String> =
-            items.into_iter().filter_map(|item| Value::from_json(item).as_text()).collect();
+        let texts: Vec<String> = items.into_iter().filter_map(|item| Value::from_json(item).as_text()).collect();
         return if texts.is_empty() { Value::Missing } else { Value::Texts(texts) };
     }
     Value::Text(serde_json::Value::Array(items).to_string())
@@ -188,17 +188,9 @@ mod tests {
         assert_eq!(Value::from_json(json!(null)), Value::Missing);
         assert_eq!(Value::from_json(json!(true)), Value::Text("true".into()));
         assert_eq!(Value::from_json(json!(1.5)), Value::Number(1.5));
-        assert_eq!(
-            Value::from_json(json!(9007199254740993i64)),
-            Value::Text("9007199254740993".into())
-        );
-        assert_eq!(
-            Value::from_json(json!(["a.png", "b.png"])),
-            Value::Texts(vec!["a.png".into(), "b.png".into()])
-        );
-        let Value::Features(matrix) = Value::from_json(json!([[1, 2], [3, 4], [5, 6]])) else {
-            panic!("not features")
-        };
+        assert_eq!(Value::from_json(json!(9007199254740993i64)), Value::Text("9007199254740993".into()));
+        assert_eq!(Value::from_json(json!(["a.png", "b.png"])), Value::Texts(vec!["a.png".into(), "b.png".into()]));
+        let Value::Features(matrix) = Value::from_json(json!([[1, 2], [3, 4], [5, 6]])) else { panic!("not features") };
         assert_eq!((matrix.rows, matrix.dim), (3, 2));
         assert_eq!(matrix.data, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         assert!(matches!(Value::from_json(json!([[1, 2], [3]])), Value::Text(_)));
@@ -212,9 +204,6 @@ mod tests {
             hasher.finalize()
         };
         assert_eq!(hash(&Value::Number(3.0)), hash(&Value::Text("3".into())));
-        assert_ne!(
-            hash(&Value::Texts(vec!["a".into(), "b".into()])),
-            hash(&Value::Texts(vec!["ab".into()]))
-        );
+        assert_ne!(hash(&Value::Texts(vec!["a".into(), "b".into()])), hash(&Value::Texts(vec!["ab".into()])));
     }
 }

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 use tokenizers::{
-    NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
-    PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
+    NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+    PreTokenizerWrapper,
 };
 
 use super::merges::{self, Word};
@@ -74,15 +74,11 @@ where
         TokenizerKind::Bpe => "",
     };
     let mut vocabulary = Vocabulary::new(options.kind, &words, pieces);
-    let size = options
-        .vocab_size
-        .unwrap_or((total / 10).clamp(512, 30_000) as usize + vocabulary.tokens.len());
+    let size = options.vocab_size.unwrap_or((total / 10).clamp(512, 30_000) as usize + vocabulary.tokens.len());
     let mut symbols: Vec<Word> = words
         .iter()
         .filter(|(word, _)| word.chars().count() <= MAX_WORD_CHARS)
-        .filter_map(|(word, count)| {
-            Some(Word { symbols: vocabulary.characters(word, pieces)?, count: *count })
-        })
+        .filter_map(|(word, count)| Some(Word { symbols: vocabulary.characters(word, pieces)?, count: *count }))
         .collect();
     let room = size.saturating_sub(vocabulary.tokens.len());
     let min_count = options.min_count.max(1);
@@ -93,12 +89,9 @@ where
         vocabulary.id(joined)
     });
     let name = |id: u32| vocabulary.tokens[id as usize].clone();
-    let merges: Vec<Json> =
-        merges.into_iter().map(|(left, right)| json!([name(left), name(right)])).collect();
-    let text = serde_json::to_string_pretty(&tokenizer_json(
-        options, &vocabulary, merges, &normalizer, &pre_tokenizer,
-    ))
-    .map_err(|error| DataError::Tokenizer(error.to_string()))?;
+    let merges: Vec<Json> = merges.into_iter().map(|(left, right)| json!([name(left), name(right)])).collect();
+    let text = serde_json::to_string_pretty(&tokenizer_json(options, &vocabulary, merges, &normalizer, &pre_tokenizer))
+        .map_err(|error| DataError::Tokenizer(error.to_string()))?;
     Ok(text.into_bytes())
 }
 
@@ -142,8 +135,7 @@ where
     I: IntoIterator<Item = Result<String>>,
 {
     let problem = |error: &dyn std::fmt::Display| DataError::Tokenizer(error.to_string());
-    let normalizer: NormalizerWrapper =
-        serde_json::from_value(normalizer.clone()).map_err(|error| problem(&error))?;
+    let normalizer: NormalizerWrapper = serde_json::from_value(normalizer.clone()).map_err(|error| problem(&error))?;
     let pre_tokenizer: PreTokenizerWrapper =
         serde_json::from_value(pre_tokenizer.clone()).map_err(|error| problem(&error))?;
     let count = |text: &String| -> std::result::Result<HashMap<String, u64>, tokenizers::Error> {
