@@ -104,6 +104,15 @@ fn system_fonts() -> Arc<fontdb::Database> {
     let load = || {
         let mut fonts = fontdb::Database::new();
         fonts.load_system_fonts();
+        let families: Vec<String> =
+            fonts.faces().filter_map(|face| face.families.first().map(|(name, _)| name.clone())).collect();
+        let present = |name: &&str| families.iter().any(|family| family == name);
+        // The library's own stand-in, Times New Roman, is on few systems; any font beats no text.
+        let stand_in = ["Times New Roman", "Liberation Serif", "DejaVu Serif", "Noto Serif", "DejaVu Sans"];
+        if let Some(name) = stand_in.iter().find(|name| present(name)).copied().or(families.first().map(String::as_str))
+        {
+            fonts.set_serif_family(name);
+        }
         Arc::new(fonts)
     };
     Arc::clone(FONTS.get_or_init(load))
