@@ -44,7 +44,7 @@ pub use error::{EngineError, Result};
 pub use offsets::Offsets;
 pub use ops::Activation;
 pub use parallel::with_threads;
-pub use params::{Builder, Init, Param, ParamId, Params};
+pub use params::{Builder, Init, Param, ParamId, Params, Weights};
 pub use random::Random;
 pub use simd::{Level, level};
 pub use tape::{Gradients, Tape, Var};

@@ -124,24 +124,41 @@ pub enum Init {
     Xavier,
 }
 
-/// Creates parameters below a name prefix, as layers are built.
+/// Where the values of a saved model come from.
+pub trait Weights<E: Element = f32> {
+    /// The tensor of a name.
+    ///
+    /// # Errors
+    /// When there is none, or it has other dimensions; checked before memory
+    /// is spent on it.
+    fn tensor(&self, name: &str, dims: &[usize]) -> Result<Tensor<E>>;
+}
+
+/// Creates parameters below a name prefix, as layers are built: with random
+/// starts, or with saved values.
 pub struct Builder<'a, E: Element = f32> {
     params: &'a mut Params<E>,
     prefix: String,
     random: Random,
+    saved: Option<&'a dyn Weights<E>>,
 }
 
 impl<'a, E: Element> Builder<'a, E> {
     /// A builder at the root, whose random starts follow from `seed` and the
     /// parameters' names (so that adding a part does not change the others).
     pub fn new(params: &'a mut Params<E>, seed: u64) -> Self {
-        Self { params, prefix: String::new(), random: Random::new(seed).purpose("init") }
+        Self { params, prefix: String::new(), random: Random::new(seed).purpose("init"), saved: None }
+    }
+
+    /// A builder at the root whose parameters have saved values.
+    pub fn loading(params: &'a mut Params<E>, saved: &'a dyn Weights<E>) -> Self {
+        Self { saved: Some(saved), ..Self::new(params, 0) }
     }
 
     /// A builder one name deeper.
     pub fn scope(&mut self, name: impl std::fmt::Display) -> Builder<'_, E> {
         let prefix = self.path(&name.to_string());
-        Builder { params: self.params, prefix, random: self.random }
+        Builder { params: self.params, prefix, random: self.random, saved: self.saved }
     }
 
     /// Creates a parameter with the given start.
@@ -150,6 +167,10 @@ impl<'a, E: Element> Builder<'a, E> {
     /// When the name is taken.
     pub fn param(&mut self, name: &str, dims: &[usize], init: Init) -> Result<ParamId> {
         let full = self.path(name);
+        if let Some(saved) = self.saved {
+            let value = saved.tensor(&full, dims)?;
+            return self.params.insert(full, value);
+        }
         let random = self.random.purpose(&full);
         let mut value = Tensor::any(dims);
         match init {

@@ -1,1 +1,30 @@
-//! Transformer blocks, towers, fusion and heads over packed sequences.
+//! Multimodal Transformers over packed sequences.
+//!
+//! A batch is an [`Inputs`]: for each column of the user's table the segments
+//! of all samples laid end to end. A [`Tower`] turns one column into
+//! [`Features`] (tokens and one pooled vector per segment, the Z = M(X) of the
+//! field), a [`Fusion`] turns the features of all columns into one vector per
+//! sample, whatever subset of them is present, and a linear head turns that
+//! into logits or values.
+//!
+//! Layers hold the identifiers of their parameters; the values live in
+//! [`sensorium_engine::Params`] under dotted names. `forward` takes a
+//! [`Context`] (tape, parameters, randomness) and values, and returns values.
+
+mod context;
+mod error;
+mod features;
+pub mod fusion;
+mod inputs;
+pub mod layers;
+mod model;
+pub mod towers;
+
+pub use context::Context;
+pub use error::{ModelError, Result};
+pub use features::Features;
+pub use fusion::{Fused, Fusion, FusionConfig, FusionKind};
+pub use inputs::{ColumnInput, Inputs, Values};
+pub use layers::{Block, BlockConfig, LayerNorm, Linear, NormKind, NormPlace, Transformer, TransformerConfig};
+pub use model::{ColumnTower, ModelConfig, MultimodalModel, Output};
+pub use towers::{Pooling, Tower, TowerConfig};

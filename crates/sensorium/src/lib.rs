@@ -1,1 +1,56 @@
-//! Multimodal Transformers: from a table of text, images, audio and video to a working model.
+//! Sensorium: multimodal Transformers, from a table of text, images, audio and
+//! video to a working model.
+//!
+//! ```no_run
+//! use sensorium::{FitConfig, fit, predict};
+//! use std::path::Path;
+//!
+//! # fn main() -> sensorium::Result<()> {
+//! let mut config = FitConfig::default();
+//! config.data.table = Some("products.csv".into());
+//! config.label.column = Some("category".into());
+//! let options = fit::FitOptions { out: "model".into(), ..Default::default() };
+//! let fitted = fit::fit(&config, &options, &mut ())?;
+//! if let Some(result) = &fitted.evaluated {
+//!     println!("{}", result.evaluation.to_text());
+//! }
+//! let model = sensorium::Model::load(Path::new("model"))?;
+//! predict::predict_table(&model, Path::new("new.csv"), sensorium::OnBad::Fail, &mut |p| {
+//!     println!("{}: {}", p.row + 1, p.label.unwrap_or_default());
+//!     Ok(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The verbs are [`fit`], [`evaluate`] and [`predict`]; [`FitConfig`] says how,
+//! [`Model`] is what they pass along.
+
+mod assemble;
+mod batch;
+pub mod config;
+mod error;
+mod learner;
+mod saved;
+mod task;
+mod verbs;
+
+pub use batch::Batch;
+pub use config::FitConfig;
+pub use error::{Error, Result};
+pub use learner::{Answers, Learner};
+pub use saved::Model;
+pub use sensorium_data::{ColumnType, LabelTask, Modality, OnBad, Split, Value};
+pub use sensorium_train::StopFlag;
+pub use task::{Decision, Objective};
+pub use verbs::{Dataset, cache_folder, evaluate, fit, predict};
+
+/// The rooms below, for those who need more than the verbs.
+pub mod rooms {
+    pub use sensorium_data as data;
+    pub use sensorium_engine as engine;
+    pub use sensorium_eval as eval;
+    pub use sensorium_media as media;
+    pub use sensorium_model as model;
+    pub use sensorium_train as train;
+}

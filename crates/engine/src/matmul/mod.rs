@@ -3,7 +3,7 @@
 //! copy.
 //!
 //! For `f32` on x86-64 with AVX2 or AVX-512 a packed, register-blocked product
-//! of our own ([`packed`]) runs; everywhere else, and for `f64`, the `gemm`
+//! of our own (`packed.rs`) runs; everywhere else, and for `f64`, the `gemm`
 //! crate, which is also the oracle of the tests. Each element of C is summed
 //! in an order that depends on the shape only, never on the threads.
 

@@ -171,7 +171,7 @@ unsafe fn pack(
             for p in 0..depth {
                 std::ptr::copy_nonoverlapping(source.add(p * along), panel.add(p * full), width);
             }
-        } else if width == full && along == 1 && full % 4 == 0 {
+        } else if width == full && along == 1 && full.is_multiple_of(4) {
             transpose_by_fours(source, line, depth, full, panel);
         } else {
             for i in 0..width {

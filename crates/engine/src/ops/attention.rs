@@ -376,13 +376,15 @@ unsafe fn backward_task<E: Element>(
     let (heads, kv_heads, dim, value_dim) = (plan.config.heads, plan.config.kv_heads, plan.dim, plan.value_dim);
     let (q_width, k_width, v_width, o_width) =
         (heads * dim, kv_heads * dim, kv_heads * value_dim, heads * value_dim);
-    // SAFETY (all three): this task's own rows and columns.
-    let dk = || unsafe {
-        Output::raw(into.dk.0.add(keys.start * k_width + kv_head * dim), keys.len(), dim, k_width)
+    let dk = || {
+        let first = keys.start * k_width + kv_head * dim;
+        // SAFETY: this task's own rows and columns.
+        unsafe { Output::raw(into.dk.0.add(first), keys.len(), dim, k_width) }
     };
-    // SAFETY: as above.
-    let dv = || unsafe {
-        Output::raw(into.dv.0.add(keys.start * v_width + kv_head * value_dim), keys.len(), value_dim, v_width)
+    let dv = || {
+        let first = keys.start * v_width + kv_head * value_dim;
+        // SAFETY: this task's own rows and columns.
+        unsafe { Output::raw(into.dv.0.add(first), keys.len(), value_dim, v_width) }
     };
     let (mut add_k, mut add_v) = (into.add.1, into.add.2);
     if queries.is_empty() {

@@ -1,0 +1,237 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sensorium::{ColumnType, OnBad, Split};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Multimodal Transformers: from a table of text, images, audio and video to a
+/// working model.
+#[derive(Parser, Debug)]
+#[command(name = "sensorium", version, about, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Threads to compute with (default: one per core, or RAYON_NUM_THREADS)
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Print a backtrace with an error (with RUST_BACKTRACE=1 set)
+    #[arg(long, global = true, hide_short_help = true)]
+    pub backtrace: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Look at a table: column types and why, missing values, unreadable media, duplicates, leaks
+    Inspect(InspectArguments),
+    /// Train a model to predict a column from the others
+    Fit(FitArguments),
+    /// Measure a model on rows whose label is known
+    Evaluate(EvaluateArguments),
+    /// Predict the label of new rows
+    Predict(PredictArguments),
+    /// Print configurations
+    Config(ConfigArguments),
+}
+
+/// A column and its type, as `photo=image`.
+#[derive(Debug, Clone)]
+pub struct TypedColumn {
+    pub column: String,
+    pub kind: ColumnType,
+}
+
+impl std::str::FromStr for TypedColumn {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (column, kind) = text.rsplit_once('=').ok_or("expected COLUMN=TYPE, as photo=image")?;
+        Ok(Self { column: column.to_owned(), kind: kind.parse().map_err(|e: sensorium::rooms::data::DataError| e.to_string())? })
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct InspectArguments {
+    /// The table: CSV, TSV, JSONL or Parquet
+    pub table: PathBuf,
+    /// The column to predict: adds class balance and leaks
+    #[arg(long, value_name = "COLUMN")]
+    pub label: Option<String>,
+    /// Say the type of a column instead of inferring it (may be repeated)
+    #[arg(long = "type", value_name = "COLUMN=TYPE")]
+    pub types: Vec<TypedColumn>,
+    /// Leave a column out (may be repeated)
+    #[arg(long, value_name = "COLUMN")]
+    pub ignore: Vec<String>,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct FitArguments {
+    /// A table (CSV, TSV, JSONL, Parquet), or a configuration (TOML)
+    #[arg(value_name = "TABLE|CONFIG.toml")]
+    pub source: PathBuf,
+    /// The column to predict
+    #[arg(long, value_name = "COLUMN")]
+    pub label: Option<String>,
+    /// Where the model is written (default: the table's or configuration's name and `-model`)
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Leave a column out (may be repeated)
+    #[arg(long, value_name = "COLUMN")]
+    pub ignore: Vec<String>,
+    /// Say the type of a column instead of inferring it (may be repeated)
+    #[arg(long = "type", value_name = "COLUMN=TYPE")]
+    pub types: Vec<TypedColumn>,
+    /// Set a key of the configuration, as train.lr=2e-5 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Go on from the newest checkpoint in DIR
+    #[arg(long)]
+    pub resume: bool,
+    /// How long to train, as 90s, 10m or 2h; stops with a checkpoint and the best weights so far
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub time_limit: Option<Duration>,
+    /// Print the evaluation as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct EvaluateArguments {
+    /// The folder of a model
+    pub model: PathBuf,
+    /// A table with the label's column
+    pub table: PathBuf,
+    /// Only the rows of one split, as they were split for training
+    #[arg(long, value_enum)]
+    pub split: Option<SplitName>,
+    /// Another model to compare with, as the one before
+    #[arg(long, value_name = "MODEL")]
+    pub before: Option<PathBuf>,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub json: bool,
+    /// Write a report page (HTML) into this folder
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+pub enum SplitName {
+    Train,
+    Val,
+    Test,
+    All,
+}
+
+impl SplitName {
+    pub fn split(self) -> Option<Split> {
+        match self {
+            Self::Train => Some(Split::Train),
+            Self::Val => Some(Split::Val),
+            Self::Test => Some(Split::Test),
+            Self::All => None,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct PredictArguments {
+    /// The folder of a model
+    pub model: PathBuf,
+    /// A table of new rows; or give one sample with --text, --image, --audio, --video, --input
+    #[arg(required_unless_present_any = ["text", "image", "audio", "video", "input"])]
+    pub table: Option<PathBuf>,
+    /// The sample's text
+    #[arg(long, conflicts_with = "table")]
+    pub text: Option<String>,
+    /// The sample's image file
+    #[arg(long, conflicts_with = "table", value_name = "FILE")]
+    pub image: Option<String>,
+    /// The sample's audio file
+    #[arg(long, conflicts_with = "table", value_name = "FILE")]
+    pub audio: Option<String>,
+    /// The sample's video file
+    #[arg(long, conflicts_with = "table", value_name = "FILE")]
+    pub video: Option<String>,
+    /// The sample's value of a column, where a model has several of a kind (may be repeated)
+    #[arg(long, conflicts_with = "table", value_name = "COLUMN=VALUE")]
+    pub input: Vec<String>,
+    /// The form of the answers
+    #[arg(long, value_enum, default_value_t = Format::Csv)]
+    pub format: Format,
+    /// Write answers to a file instead of standard output; its ending .csv or .jsonl chooses the form
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// A row that cannot be read: stop, leave it out, or answer it with nothing
+    #[arg(long, value_enum, default_value_t = OnError::Fail)]
+    pub on_error: OnError,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Csv,
+    Jsonl,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+pub enum OnError {
+    Fail,
+    Skip,
+    Null,
+}
+
+impl From<OnError> for OnBad {
+    fn from(policy: OnError) -> Self {
+        match policy {
+            OnError::Fail => Self::Fail,
+            OnError::Skip => Self::Skip,
+            OnError::Null => Self::Null,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct ConfigArguments {
+    /// Print every key with its default and a comment
+    #[arg(long, required = true)]
+    pub default: bool,
+}
+
+/// `90`, `90s`, `10m`, `2h`, `1.5h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let number = text.trim_end_matches(|c: char| c.is_alphabetic());
+    let factor = match &text[number.len()..] {
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        other => return Err(format!("unknown unit {other:?}; expected s, m or h, as 10m")),
+    };
+    let value: f64 = number.parse().map_err(|_| format!("{number:?} is not a number; expected a time as 10m"))?;
+    Duration::try_from_secs_f64(value * factor).map_err(|_| format!("{text:?} is not a length of time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(parse_duration("1.5h"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
+        for bad in ["m", "10 days", "-3s", "1e400h", "nans"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

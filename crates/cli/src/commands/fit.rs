@@ -1,0 +1,84 @@
+//! `sensorium fit`
+
+use crate::arguments::FitArguments;
+use crate::follow::Terminal;
+use sensorium::fit::{FitOptions, fit};
+use sensorium::rooms::train::Stopped;
+use sensorium::{Error, FitConfig, StopFlag, config};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The exit status of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+pub fn run(arguments: &FitArguments) -> anyhow::Result<ExitCode> {
+    let config = configuration(arguments)?;
+    let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.source));
+    let stop = StopFlag::new();
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.is_raised() {
+            // Asked twice: at once. The last checkpoint stands.
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        flag.raise();
+        eprintln!("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once");
+    })?;
+    let options =
+        FitOptions { out: out.clone(), resume: arguments.resume, time_limit: arguments.time_limit, stop };
+    let fitted = fit(&config, &options, &mut Terminal::new())?;
+    if fitted.summary.stopped == Stopped::Interrupted {
+        eprintln!("interrupted at step {}; go on with the same command and --resume", fitted.summary.steps);
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    if fitted.summary.skipped > 0 {
+        eprintln!("{} steps were skipped because a gradient was not finite", fitted.summary.skipped);
+    }
+    let mut stdout = std::io::stdout().lock();
+    match &fitted.evaluated {
+        Some(result) if arguments.json => writeln!(stdout, "{}", serde_json::to_string(&result.evaluation)?)?,
+        Some(result) => {
+            for note in &result.notes {
+                eprintln!("{note}");
+            }
+            writeln!(stdout, "On the {} split ({} rows):\n", fitted.split, result.evaluation.rows)?;
+            writeln!(stdout, "{}", result.evaluation.to_text())?;
+            if let Some(comparison) = &result.comparison {
+                writeln!(stdout, "Before training against after:\n")?;
+                writeln!(stdout, "{}", comparison.metrics_table())?;
+            }
+        }
+        None => eprintln!("no row was held out, so there is nothing to measure the model on"),
+    }
+    eprintln!("model:   {}", out.display());
+    if let Some(page) = &fitted.report {
+        eprintln!("report:  {}", page.display());
+    }
+    eprintln!("predict: sensorium predict {} NEW_ROWS.csv", out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration that the arguments name, with their overrides.
+fn configuration(arguments: &FitArguments) -> Result<FitConfig, Error> {
+    let is_toml = arguments.source.extension().is_some_and(|e| e.eq_ignore_ascii_case("toml"));
+    let mut config = if is_toml {
+        config::read(&arguments.source, &arguments.set)?
+    } else {
+        let mut config = config::from_toml("", &arguments.set)?;
+        config.data.table = Some(arguments.source.clone());
+        config
+    };
+    if let Some(label) = &arguments.label {
+        config.label.column = Some(label.clone());
+    }
+    config.data.ignore.extend(arguments.ignore.iter().cloned());
+    config.data.types.extend(arguments.types.iter().map(|t| (t.column.clone(), t.kind)));
+    Ok(config)
+}
+
+fn default_out(source: &Path) -> PathBuf {
+    let mut name = source.file_stem().unwrap_or_default().to_os_string();
+    name.push("-model");
+    PathBuf::from(name)
+}

@@ -1,0 +1,161 @@
+//! `sensorium predict`
+
+use crate::arguments::{Format, PredictArguments};
+use sensorium::predict::{Prediction, only_column, predict_table, predict_values};
+use sensorium::{Error, Modality, Model, Value};
+use serde_json::{Map, json};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+pub fn run(arguments: &PredictArguments) -> anyhow::Result<ExitCode> {
+    let model = Model::load(&arguments.model)?;
+    let format = match arguments.out.as_deref().and_then(Path::extension).and_then(|e| e.to_str()) {
+        Some("jsonl" | "json" | "ndjson") => Format::Jsonl,
+        Some("csv") => Format::Csv,
+        _ => arguments.format,
+    };
+    // A file appears whole or not at all.
+    let partial = arguments.out.as_ref().map(|path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".partial");
+        std::path::PathBuf::from(name)
+    });
+    let sink: Box<dyn Write> = match &partial {
+        Some(path) => Box::new(std::fs::File::create(path).map_err(|source| Error::Io {
+            action: "write",
+            path: path.clone(),
+            source,
+        })?),
+        None => Box::new(std::io::stdout().lock()),
+    };
+    let mut writer = Answers::new(BufWriter::new(sink), format, &model)?;
+    match &arguments.table {
+        Some(table) => {
+            let mut failure = None;
+            let counts = predict_table(&model, table, arguments.on_error.into(), &mut |p| {
+                writer.write(&p).map_err(|e| {
+                    failure = Some(e);
+                    Error::Request("the answers cannot be written".into())
+                })
+            });
+            if let Some(e) = failure {
+                return Err(e);
+            }
+            let counts = counts?;
+            for column in &counts.absent {
+                eprintln!("the table has no column {column:?}: predicted without it");
+            }
+            for problem in &counts.problems {
+                eprintln!("{problem}");
+            }
+            if counts.bad > 0 {
+                eprintln!("{} rows answered, {} could not be read", counts.answered, counts.bad);
+            }
+        }
+        None => writer.write(&predict_values(&model, &values(&model, arguments)?, Path::new("."))?)?,
+    }
+    let sink = writer.finish()?;
+    drop(sink);
+    if let (Some(partial), Some(path)) = (partial, &arguments.out) {
+        std::fs::File::open(&partial)?.sync_all()?;
+        std::fs::rename(&partial, path)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The sample given on the command line, by the model's columns.
+fn values(model: &Model, a: &PredictArguments) -> Result<Vec<(String, Value)>, Error> {
+    let mut values = Vec::new();
+    for (value, modality) in
+        [(&a.text, Modality::Text), (&a.image, Modality::Image), (&a.audio, Modality::Audio), (&a.video, Modality::Video)]
+    {
+        if let Some(value) = value {
+            values.push((only_column(model, modality)?, Value::Text(value.clone())));
+        }
+    }
+    for input in &a.input {
+        let (column, value) = input.split_once('=').ok_or_else(|| {
+            Error::Request(format!("--input {input}: expected COLUMN=VALUE, as caption=\"a red fox\""))
+        })?;
+        values.push((column.to_owned(), Value::from_text(value)));
+    }
+    Ok(values)
+}
+
+/// Writes answers as CSV or JSON lines.
+struct Answers<W: Write> {
+    form: Form<W>,
+    classes: Vec<String>,
+}
+
+enum Form<W: Write> {
+    Csv(Box<csv::Writer<W>>),
+    Jsonl(W),
+}
+
+impl<W: Write> Answers<W> {
+    fn new(sink: W, format: Format, model: &Model) -> anyhow::Result<Self> {
+        let classes = model.learner.objective.label.classes.clone();
+        let form = match format {
+            Format::Jsonl => Form::Jsonl(sink),
+            Format::Csv => {
+                let mut writer = csv::Writer::from_writer(sink);
+                let mut header = vec!["row".to_owned(), "label".to_owned()];
+                header.extend(classes.iter().map(|c| format!("p({c})")));
+                header.push("error".to_owned());
+                writer.write_record(&header)?;
+                Form::Csv(Box::new(writer))
+            }
+        };
+        Ok(Self { form, classes })
+    }
+
+    /// Rows count from 1, as in messages.
+    fn write(&mut self, p: &Prediction) -> anyhow::Result<()> {
+        let probabilities = p.decision.as_ref().and_then(|d| d.probabilities());
+        match &mut self.form {
+            Form::Csv(writer) => {
+                let mut record = vec![(p.row + 1).to_string(), p.label.clone().unwrap_or_default()];
+                match probabilities {
+                    Some(p) => record.extend(p.iter().map(|p| format!("{p:.6}"))),
+                    None => record.extend(std::iter::repeat_n(String::new(), self.classes.len())),
+                }
+                record.push(p.problem.clone().unwrap_or_default());
+                writer.write_record(&record)?;
+            }
+            Form::Jsonl(sink) => {
+                let label = match &p.decision {
+                    Some(sensorium::Decision::Value(v)) => json!(v),
+                    Some(sensorium::Decision::Labels(l)) => {
+                        json!(self.classes.iter().zip(l).filter(|(_, p)| **p >= 0.5).map(|(c, _)| c).collect::<Vec<_>>())
+                    }
+                    _ => json!(p.label),
+                };
+                let mut object = Map::new();
+                object.insert("row".into(), json!(p.row + 1));
+                object.insert("label".into(), label);
+                if let Some(probabilities) = probabilities {
+                    let by_class: Map<_, _> =
+                        self.classes.iter().zip(probabilities).map(|(c, p)| (c.clone(), json!(p))).collect();
+                    object.insert("probabilities".into(), by_class.into());
+                }
+                if let Some(problem) = &p.problem {
+                    object.insert("error".into(), json!(problem));
+                }
+                writeln!(sink, "{}", serde_json::Value::Object(object))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> anyhow::Result<W> {
+        match self.form {
+            Form::Csv(writer) => Ok(writer.into_inner().map_err(|e| e.into_error())?),
+            Form::Jsonl(mut sink) => {
+                sink.flush()?;
+                Ok(sink)
+            }
+        }
+    }
+}

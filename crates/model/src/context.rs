@@ -1,0 +1,57 @@
+//! What every forward pass carries along.
+
+use sensorium_engine::{ParamId, Params, Random, Result, Tape, Var, ops};
+use std::cell::Cell;
+
+/// The tape, the parameters and, in training, the randomness of this step.
+pub struct Context<'a> {
+    /// Records the operations (or not, for inference).
+    pub tape: &'a Tape,
+    /// The parameters' values.
+    pub params: &'a Params,
+    /// The step's stream of random numbers; None outside training, where
+    /// nothing is dropped.
+    random: Option<Random>,
+    uses: Cell<u64>,
+}
+
+impl<'a> Context<'a> {
+    /// For inference: nothing is dropped.
+    pub fn inference(tape: &'a Tape, params: &'a Params) -> Self {
+        Self { tape, params, random: None, uses: Cell::new(0) }
+    }
+
+    /// For training, with the step's stream.
+    pub fn training(tape: &'a Tape, params: &'a Params, random: Random) -> Self {
+        Self { tape, params, random: Some(random), uses: Cell::new(0) }
+    }
+
+    /// Whether this is a training step.
+    pub fn is_training(&self) -> bool {
+        self.random.is_some()
+    }
+
+    /// A stream of its own for each use, in the order of the uses; None
+    /// outside training.
+    pub fn next_random(&self) -> Option<Random> {
+        let n = self.uses.get();
+        self.uses.set(n + 1);
+        self.random.map(|r| r.at_step(n))
+    }
+
+    /// A parameter's value on the tape.
+    pub fn param(&self, id: ParamId) -> Var {
+        self.tape.param(self.params, id)
+    }
+
+    /// Dropout in training, nothing otherwise.
+    ///
+    /// # Errors
+    /// When the probability is not in [0, 1).
+    pub fn dropout(&self, x: Var, probability: f64) -> Result<Var> {
+        match self.next_random() {
+            Some(random) if probability > 0.0 => ops::dropout(self.tape, &x, probability, random),
+            _ => Ok(x),
+        }
+    }
+}

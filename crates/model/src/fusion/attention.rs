@@ -1,0 +1,193 @@
+//! Attention fusion: a Transformer over the tokens of all columns.
+
+use super::{Fused, FusionConfig};
+use crate::{BlockConfig, Context, Features, LayerNorm, Linear, NormKind, Result, Transformer, TransformerConfig};
+use sensorium_engine::{Builder, Init, Offsets, ParamId, Var, ops};
+
+/// One sequence per sample: a fusion token and the tokens of every present
+/// column, each with its column's embedding; the fusion token's last state is
+/// the fused vector.
+///
+/// With bottleneck tokens (Nagrani et al., "Attention bottlenecks for
+/// multimodal fusion", 2021) each column's tokens see only themselves and the
+/// bottleneck; what the columns write into it is averaged between blocks, so
+/// the cost is linear in the number of columns.
+#[derive(Debug, Clone)]
+pub struct AttentionFusion {
+    norms: Vec<LayerNorm>,
+    projections: Vec<Linear>,
+    /// `[columns, dim]`
+    column: ParamId,
+    /// The fusion token, or the bottleneck: `[n, dim]`.
+    tokens: ParamId,
+    /// How many bottleneck tokens; 0 for the one fusion token.
+    bottleneck: usize,
+    /// One Transformer over everything, or one per bottleneck exchange.
+    stages: Vec<Transformer>,
+    dropout: f64,
+}
+
+impl AttentionFusion {
+    /// Creates `column.{i}.{norm,projection}`, `columns`, `token` (or
+    /// `bottleneck`) and `encoder` (or `stage.{i}`).
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn new(b: &mut Builder<'_>, c: &FusionConfig, dims: &[usize]) -> Result<Self> {
+        let (mut norms, mut projections) = (Vec::new(), Vec::new());
+        for (i, dim) in dims.iter().enumerate() {
+            let mut b = b.scope(format_args!("column.{i}"));
+            norms.push(LayerNorm::new(&mut b.scope("norm"), *dim, NormKind::LayerNorm, 1e-5)?);
+            projections.push(Linear::new(&mut b.scope("projection"), *dim, c.dim, true)?);
+        }
+        let block = BlockConfig { hidden: c.dim, heads: c.heads, dropout: c.dropout, ..BlockConfig::default() };
+        let (name, own_tokens) = if c.bottleneck > 0 { ("bottleneck", c.bottleneck) } else { ("token", 1) };
+        let stages = if c.bottleneck > 0 {
+            let one = TransformerConfig { layers: 1, block };
+            (0..c.layers)
+                .map(|i| Transformer::new(&mut b.scope(format_args!("stage.{i}")), &one))
+                .collect::<Result<_>>()?
+        } else {
+            vec![Transformer::new(&mut b.scope("encoder"), &TransformerConfig { layers: c.layers, block })?]
+        };
+        Ok(Self {
+            norms,
+            projections,
+            column: b.param("columns", &[dims.len(), c.dim], Init::Normal(0.02))?,
+            tokens: b.param(name, &[own_tokens, c.dim], Init::Normal(0.02))?,
+            bottleneck: c.bottleneck,
+            stages,
+            dropout: c.dropout,
+        })
+    }
+
+    /// Features to `[samples, dim]`.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn forward(&self, cx: &Context<'_>, features: &[Features], samples: usize) -> Result<Fused> {
+        let t = cx.tape;
+        let columns = cx.param(self.column);
+        let mut parts = Vec::new();
+        for (i, (f, (norm, projection))) in features.iter().zip(self.norms.iter().zip(&self.projections)).enumerate() {
+            let x = projection.forward(cx, &norm.forward(cx, &f.tokens)?)?;
+            let x = ops::add_rows_broadcast(t, &x, &columns, &vec![i as u32; x.rows()])?;
+            parts.push(cx.dropout(x, self.dropout)?);
+        }
+        parts.push(cx.param(self.tokens));
+        let all = ops::concat_rows(t, &parts.iter().collect::<Vec<_>>())?;
+        let vectors = if self.bottleneck == 0 {
+            self.together(cx, features, samples, &all)?
+        } else {
+            self.through_bottleneck(cx, features, samples, &all)?
+        };
+        Ok(Fused { vectors: cx.dropout(vectors, self.dropout)?, gates: None })
+    }
+
+    /// `all`: the tokens of every column, then the fusion token.
+    fn together(&self, cx: &Context<'_>, features: &[Features], samples: usize, all: &Var) -> Result<Var> {
+        let own = all.rows() as u32 - 1;
+        let mut index = Vec::new();
+        let mut lengths = Vec::with_capacity(samples);
+        let places = places(features, samples);
+        for sample in &places {
+            let before = index.len();
+            index.push(own);
+            for segment in sample.iter().flatten() {
+                index.extend(segment.clone());
+            }
+            lengths.push(index.len() - before);
+        }
+        let offsets = Offsets::from_lengths(lengths);
+        let x = ops::gather_rows(cx.tape, all, &index)?;
+        let x = self.stages[0].forward(cx, x, &offsets)?;
+        Ok(ops::pool(cx.tape, &x, &offsets, ops::Pooling::First)?)
+    }
+
+    /// `all`: the tokens of every column, then the bottleneck tokens.
+    fn through_bottleneck(&self, cx: &Context<'_>, features: &[Features], samples: usize, all: &Var) -> Result<Var> {
+        let t = cx.tape;
+        let n = self.bottleneck as u32;
+        let first = all.rows() as u32 - n;
+        // One segment per present (sample, column): bottleneck, then tokens;
+        // a sample with nothing at all is its bottleneck alone.
+        let (mut index, mut lengths, mut groups) = (Vec::new(), Vec::new(), Vec::new());
+        for sample in places(features, samples) {
+            let present: Vec<_> = sample.into_iter().filter(|c| !c.is_empty()).collect();
+            groups.push(present.len().max(1));
+            for column in if present.is_empty() { vec![Vec::new()] } else { present } {
+                let before = index.len();
+                index.extend(first..first + n);
+                index.extend(column.into_iter().flatten());
+                lengths.push(index.len() - before);
+            }
+        }
+        let (segments, groups) = (Offsets::from_lengths(lengths), Offsets::from_lengths(groups));
+        let mut x = ops::gather_rows(t, all, &index)?;
+        let mut shared = None;
+        for (i, stage) in self.stages.iter().enumerate() {
+            if i > 0 {
+                x = exchange(cx, &x, &segments, &groups, n, shared.as_ref())?;
+            }
+            x = stage.forward(cx, x, &segments)?;
+            shared = Some(average(cx, &x, &segments, &groups, n)?);
+        }
+        let shared = shared.unwrap_or(average(cx, &x, &segments, &groups, n)?);
+        let each = Offsets::from_lengths(vec![n as usize; samples]);
+        Ok(ops::pool(t, &shared, &each, ops::Pooling::Mean)?)
+    }
+}
+
+/// For each sample and column the token ranges of its segments, as rows of
+/// the columns' tokens laid one after another.
+fn places(features: &[Features], samples: usize) -> Vec<Vec<Vec<std::ops::Range<u32>>>> {
+    let mut places = vec![vec![Vec::new(); features.len()]; samples];
+    let mut start = 0;
+    for (c, f) in features.iter().enumerate() {
+        for (segment, range) in f.offsets.ranges().enumerate() {
+            let rows = start + range.start as u32..start + range.end as u32;
+            places[f.sample_of[segment] as usize][c].push(rows);
+        }
+        start += f.offsets.total() as u32;
+    }
+    places
+}
+
+/// The bottleneck tokens of each sample, averaged over its columns:
+/// `[samples * n, dim]`.
+fn average(cx: &Context<'_>, x: &Var, segments: &Offsets, groups: &Offsets, n: u32) -> Result<Var> {
+    let mut index = Vec::new();
+    let mut lengths = Vec::new();
+    for group in groups.ranges() {
+        for token in 0..n {
+            index.extend(group.clone().map(|s| segments.range(s).start as u32 + token));
+            lengths.push(group.len());
+        }
+    }
+    let rows = ops::gather_rows(cx.tape, x, &index)?;
+    Ok(ops::pool(cx.tape, &rows, &Offsets::from_lengths(lengths), ops::Pooling::Mean)?)
+}
+
+/// The same rows with every segment's bottleneck replaced by the shared one.
+fn exchange(
+    cx: &Context<'_>,
+    x: &Var,
+    segments: &Offsets,
+    groups: &Offsets,
+    n: u32,
+    shared: Option<&Var>,
+) -> Result<Var> {
+    let Some(shared) = shared else { return Ok(x.clone()) };
+    let both = ops::concat_rows(cx.tape, &[x, shared])?;
+    let base = x.rows() as u32;
+    let mut index: Vec<u32> = (0..base).collect();
+    for (sample, group) in groups.ranges().enumerate() {
+        for s in group {
+            let start = segments.range(s).start;
+            for token in 0..n as usize {
+                index[start + token] = base + (sample * n as usize + token) as u32;
+            }
+        }
+    }
+    Ok(ops::gather_rows(cx.tape, &both, &index)?)
+}

@@ -1,0 +1,48 @@
+//! A linear layer.
+
+use crate::{Context, Result};
+use sensorium_engine::{Activation, Builder, Init, ParamId, Var, ops};
+
+/// y = f(x·Wᵀ + b)
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: ParamId,
+    bias: Option<ParamId>,
+}
+
+impl Linear {
+    /// Creates `weight` `[outputs, inputs]` and, if wanted, `bias` `[outputs]`.
+    ///
+    /// # Errors
+    /// When the names are taken.
+    pub fn new(b: &mut Builder<'_>, inputs: usize, outputs: usize, bias: bool) -> Result<Self> {
+        Self::with_init(b, inputs, outputs, bias, Init::Xavier)
+    }
+
+    /// As [`Linear::new`] with another start of the weight.
+    ///
+    /// # Errors
+    /// When the names are taken.
+    pub fn with_init(b: &mut Builder<'_>, inputs: usize, outputs: usize, bias: bool, init: Init) -> Result<Self> {
+        let weight = b.param("weight", &[outputs, inputs], init)?;
+        let bias = if bias { Some(b.param("bias", &[outputs], Init::Constant(0.0))?) } else { None };
+        Ok(Self { weight, bias })
+    }
+
+    /// `[rows, inputs]` to `[rows, outputs]`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, cx: &Context<'_>, x: &Var) -> Result<Var> {
+        self.forward_with(cx, x, Activation::Identity)
+    }
+
+    /// As [`Linear::forward`] with an activation in the same operation.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward_with(&self, cx: &Context<'_>, x: &Var, activation: Activation) -> Result<Var> {
+        let bias = self.bias.map(|b| cx.param(b));
+        Ok(ops::linear(cx.tape, x, &cx.param(self.weight), bias.as_ref(), activation)?)
+    }
+}

@@ -1,0 +1,63 @@
+//! Normalisation of rows.
+
+use crate::{Context, Result};
+use sensorium_engine::{Builder, Init, ParamId, Var, ops};
+use serde::{Deserialize, Serialize};
+
+/// Which normalisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// Layer normalisation with weight and bias.
+    #[default]
+    LayerNorm,
+    /// Root-mean-square normalisation with weight.
+    RmsNorm,
+}
+
+/// A normalisation layer.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    kind: NormKind,
+    weight: ParamId,
+    bias: Option<ParamId>,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Creates `weight` `[dim]` and, for layer normalisation, `bias` `[dim]`.
+    ///
+    /// # Errors
+    /// When the names are taken.
+    pub fn new(b: &mut Builder<'_>, dim: usize, kind: NormKind, eps: f64) -> Result<Self> {
+        let weight = b.param("weight", &[dim], Init::Constant(1.0))?;
+        let bias = match kind {
+            NormKind::LayerNorm => Some(b.param("bias", &[dim], Init::Constant(0.0))?),
+            NormKind::RmsNorm => None,
+        };
+        Ok(Self { kind, weight, bias, eps })
+    }
+
+    /// `[rows, dim]` to `[rows, dim]`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, cx: &Context<'_>, x: &Var) -> Result<Var> {
+        let weight = cx.param(self.weight);
+        let bias = self.bias.map(|b| cx.param(b));
+        Ok(match self.kind {
+            NormKind::LayerNorm => ops::layer_norm(cx.tape, x, &weight, bias.as_ref(), self.eps)?,
+            NormKind::RmsNorm => ops::rms_norm(cx.tape, x, &weight, self.eps)?,
+        })
+    }
+
+    /// x + residual, and its normalisation.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn add_forward(&self, cx: &Context<'_>, x: &Var, residual: &Var) -> Result<(Var, Var)> {
+        let sum = ops::add(cx.tape, x, residual)?;
+        let y = self.forward(cx, &sum)?;
+        Ok((sum, y))
+    }
+}

@@ -1,0 +1,141 @@
+//! The multimodal model: towers, fusion, head.
+
+use crate::{Context, Features, Fusion, FusionConfig, Inputs, Linear, ModelError, Result, Tower, TowerConfig};
+use sensorium_engine::{Builder, Params, Tensor, Var, Weights};
+use serde::{Deserialize, Serialize};
+
+/// One column and its tower.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnTower {
+    /// The column's name.
+    pub name: String,
+    /// Its tower.
+    pub tower: TowerConfig,
+}
+
+/// Everything needed to build a model anew: the `config.json` of a saved one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The columns in their order.
+    pub columns: Vec<ColumnTower>,
+    /// How they are fused.
+    pub fusion: FusionConfig,
+    /// Numbers that the head gives per sample: classes, labels, thresholds
+    /// or 1 for regression.
+    pub outputs: usize,
+}
+
+/// What a forward pass gives.
+pub struct Output {
+    /// `[samples, outputs]`
+    pub logits: Var,
+    /// The fused vectors `[samples, dim]`.
+    pub vectors: Var,
+    /// The weight of each column `[samples, columns]`, from `weighted` fusion.
+    pub gates: Option<Tensor>,
+}
+
+/// Towers, fusion and head over named columns.
+#[derive(Debug, Clone)]
+pub struct MultimodalModel {
+    config: ModelConfig,
+    towers: Vec<Tower>,
+    fusion: Fusion,
+    head: Linear,
+}
+
+impl MultimodalModel {
+    /// Builds the model and its parameters: `towers.{i}`, `fusion`, `head`.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn new(config: &ModelConfig, seed: u64) -> Result<(Self, Params)> {
+        let mut params = Params::new();
+        let model = Self::build(config, Builder::new(&mut params, seed))?;
+        Ok((model, params))
+    }
+
+    /// Builds a saved model from its weights; every name and shape is checked
+    /// before memory is spent on it.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense or the weights are not its own.
+    pub fn load(config: &ModelConfig, weights: &dyn Weights) -> Result<(Self, Params)> {
+        let mut params = Params::new();
+        let model = Self::build(config, Builder::loading(&mut params, weights))?;
+        Ok((model, params))
+    }
+
+    fn build(config: &ModelConfig, mut b: Builder<'_>) -> Result<Self> {
+        if config.columns.is_empty() || config.outputs == 0 {
+            return Err(ModelError::config("model", "needs at least one column and one output"));
+        }
+        let towers = config
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(i, c)| Tower::new(&mut b.scope(format_args!("towers.{i}")), &c.tower))
+            .collect::<Result<Vec<_>>>()?;
+        let dims: Vec<usize> = config.columns.iter().map(|c| c.tower.dim()).collect();
+        let fusion = Fusion::new(&mut b.scope("fusion"), &config.fusion, &dims)?;
+        let head = Linear::new(&mut b.scope("head"), config.fusion.dim, config.outputs, true)?;
+        Ok(Self { config: config.clone(), towers, fusion, head })
+    }
+
+    /// The configuration it was built from.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Z = M(X): the features of each column.
+    ///
+    /// # Errors
+    /// When the inputs are not those of the model.
+    pub fn features(&self, cx: &Context<'_>, inputs: &Inputs) -> Result<Vec<Features>> {
+        if inputs.columns.len() != self.towers.len() {
+            return Err(ModelError::config(
+                "model",
+                format!("takes {} columns, the batch has {}", self.towers.len(), inputs.columns.len()),
+            ));
+        }
+        self.towers
+            .iter()
+            .zip(&inputs.columns)
+            .zip(&self.config.columns)
+            .map(|((tower, column), named)| {
+                tower.forward(cx, column).map_err(|e| match e {
+                    ModelError::Input { expected, got, .. } => {
+                        ModelError::Input { column: named.name.clone(), expected, got }
+                    }
+                    other => other,
+                })
+            })
+            .collect()
+    }
+
+    /// Inputs to logits; in training, modalities are dropped as configured.
+    ///
+    /// # Errors
+    /// When the inputs are not those of the model.
+    pub fn forward(&self, cx: &Context<'_>, inputs: &Inputs) -> Result<Output> {
+        let probability = self.config.fusion.modality_dropout;
+        let kept = match cx.next_random() {
+            Some(random) if probability > 0.0 => Some(inputs.drop_modalities(probability, random)),
+            _ => None,
+        };
+        let features = self.features(cx, kept.as_ref().unwrap_or(inputs))?;
+        self.fuse(cx, &features, inputs.samples)
+    }
+
+    /// Features to logits: fusion and head alone.
+    ///
+    /// # Errors
+    /// When the features are not those of the model's columns.
+    pub fn fuse(&self, cx: &Context<'_>, features: &[Features], samples: usize) -> Result<Output> {
+        let fused = self.fusion.forward(cx, features, samples)?;
+        let logits = self.head.forward(cx, &fused.vectors)?;
+        Ok(Output { logits, vectors: fused.vectors, gates: fused.gates })
+    }
+}

@@ -1,0 +1,159 @@
+//! Towers: one column of any modality into [`Features`].
+
+mod audio;
+mod image;
+mod tabular;
+mod text;
+mod video;
+
+pub use audio::{AudioTower, AudioTowerConfig};
+pub use image::{ImageTower, ImageTowerConfig};
+pub use tabular::{FeaturesTower, FeaturesTowerConfig, TabularTower, TabularTowerConfig};
+pub use text::{TextTower, TextTowerConfig};
+pub use video::{VideoTower, VideoTowerConfig};
+
+use crate::{ColumnInput, Context, Features, ModelError, Result};
+use sensorium_engine::{Builder, Init, Offsets, ParamId, Var, ops};
+use serde::{Deserialize, Serialize};
+
+/// How a tower makes one vector of a segment's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The mean over the tokens.
+    #[default]
+    Mean,
+    /// The first token (\[CLS\]).
+    First,
+    /// The largest of each feature.
+    Max,
+}
+
+impl Pooling {
+    fn apply(self, cx: &Context<'_>, x: &Var, offsets: &Offsets) -> Result<Var> {
+        let pooling = match self {
+            Self::Mean => ops::Pooling::Mean,
+            Self::First => ops::Pooling::First,
+            Self::Max => ops::Pooling::Max,
+        };
+        Ok(ops::pool(cx.tape, x, offsets, pooling)?)
+    }
+}
+
+/// Settings of a tower, by the kind of values it takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TowerConfig {
+    /// Token numbers.
+    Text(TextTowerConfig),
+    /// Pictures.
+    Image(ImageTowerConfig),
+    /// Log-mel spectrograms.
+    Audio(AudioTowerConfig),
+    /// Frames in time.
+    Video(VideoTowerConfig),
+    /// Precomputed features.
+    Features(FeaturesTowerConfig),
+    /// One number or one category.
+    Tabular(TabularTowerConfig),
+}
+
+impl TowerConfig {
+    /// The width of the tower's features.
+    pub fn dim(&self) -> usize {
+        match self {
+            Self::Text(c) => c.transformer.block.hidden,
+            Self::Image(c) => c.transformer.block.hidden,
+            Self::Audio(c) => c.transformer.block.hidden,
+            Self::Video(c) => c.image.transformer.block.hidden,
+            Self::Features(c) => c.transformer.block.hidden,
+            Self::Tabular(c) => c.dim,
+        }
+    }
+}
+
+/// A tower of any kind.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub enum Tower {
+    Text(TextTower),
+    Image(ImageTower),
+    Audio(AudioTower),
+    Video(VideoTower),
+    Features(FeaturesTower),
+    Tabular(TabularTower),
+}
+
+impl Tower {
+    /// Creates the tower's parameters.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn new(b: &mut Builder<'_>, config: &TowerConfig) -> Result<Self> {
+        Ok(match config {
+            TowerConfig::Text(c) => Self::Text(TextTower::new(b, c)?),
+            TowerConfig::Image(c) => Self::Image(ImageTower::new(b, c)?),
+            TowerConfig::Audio(c) => Self::Audio(AudioTower::new(b, c)?),
+            TowerConfig::Video(c) => Self::Video(VideoTower::new(b, c)?),
+            TowerConfig::Features(c) => Self::Features(FeaturesTower::new(b, c)?),
+            TowerConfig::Tabular(c) => Self::Tabular(TabularTower::new(b, c)?),
+        })
+    }
+
+    /// The features of a column.
+    ///
+    /// # Errors
+    /// When the column's values are not of the tower's kind or shape.
+    pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Features> {
+        let (tokens, offsets, pooled) = match self {
+            Self::Text(t) => t.forward(cx, column)?,
+            Self::Image(t) => t.forward(cx, column)?,
+            Self::Audio(t) => t.forward(cx, column)?,
+            Self::Video(t) => t.forward(cx, column)?,
+            Self::Features(t) => t.forward(cx, column)?,
+            Self::Tabular(t) => t.forward(cx, column)?,
+        };
+        Ok(Features { tokens, offsets, pooled, sample_of: column.sample_of().to_vec() })
+    }
+}
+
+/// What a tower returns: tokens, their offsets, one vector per segment.
+type Encoded = (Var, Offsets, Var);
+
+fn wrong_kind(expected: &str, column: &ColumnInput) -> ModelError {
+    ModelError::Input {
+        column: "of the batch".into(),
+        expected: expected.into(),
+        got: column.values().kind().into(),
+    }
+}
+
+/// Learned positions within each segment.
+#[derive(Debug, Clone)]
+struct Positions {
+    table: ParamId,
+    most: usize,
+    part: &'static str,
+}
+
+impl Positions {
+    fn new(b: &mut Builder<'_>, part: &'static str, most: usize, dim: usize) -> Result<Self> {
+        if most == 0 {
+            return Err(ModelError::config(part, "max_positions must be at least 1"));
+        }
+        Ok(Self { table: b.param("positions", &[most, dim], Init::Normal(0.02))?, most, part })
+    }
+
+    /// x + position of each token in its segment.
+    fn add(&self, cx: &Context<'_>, x: &Var, offsets: &Offsets) -> Result<Var> {
+        let longest = offsets.longest();
+        if longest > self.most {
+            return Err(ModelError::config(
+                self.part,
+                format!("a segment of {longest} tokens is longer than the {} positions of the model", self.most),
+            ));
+        }
+        let places: Vec<u32> = offsets.ranges().flat_map(|r| 0..r.len() as u32).collect();
+        Ok(ops::add_rows_broadcast(cx.tape, x, &cx.param(self.table), &places)?)
+    }
+}

@@ -1,0 +1,73 @@
+//! Video: the image tower on every frame, then a Transformer over the frames
+//! in time.
+
+use super::{Encoded, ImageTower, ImageTowerConfig, Pooling, Positions, wrong_kind};
+use crate::{ColumnInput, Context, Result, Transformer, TransformerConfig, Values};
+use sensorium_engine::Builder;
+use serde::{Deserialize, Serialize};
+
+/// Settings of a video tower.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VideoTowerConfig {
+    /// The tower of single frames.
+    pub image: ImageTowerConfig,
+    /// The most frames of a video.
+    pub max_positions: usize,
+    /// How the frames become one vector.
+    pub pooling: Pooling,
+    /// Blocks over the frames; their width is the image tower's.
+    pub temporal: TransformerConfig,
+}
+
+impl Default for VideoTowerConfig {
+    fn default() -> Self {
+        Self {
+            image: ImageTowerConfig::default(),
+            max_positions: 64,
+            pooling: Pooling::Mean,
+            temporal: TransformerConfig::default(),
+        }
+    }
+}
+
+/// A video encoder.
+#[derive(Debug, Clone)]
+pub struct VideoTower {
+    image: ImageTower,
+    positions: Positions,
+    temporal: Transformer,
+    pooling: Pooling,
+}
+
+impl VideoTower {
+    /// Creates `image`, `positions` and `temporal`.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn new(b: &mut Builder<'_>, c: &VideoTowerConfig) -> Result<Self> {
+        let hidden = c.image.transformer.block.hidden;
+        let mut temporal = c.temporal.clone();
+        temporal.block.hidden = hidden;
+        Ok(Self {
+            image: ImageTower::new(&mut b.scope("image"), &c.image)?,
+            positions: Positions::new(b, "video tower", c.max_positions, hidden)?,
+            temporal: Transformer::new(&mut b.scope("temporal"), &temporal)?,
+            pooling: c.pooling,
+        })
+    }
+
+    /// Frames to one token each: `[frames, hidden]`.
+    ///
+    /// # Errors
+    /// When the values are not frames of the configured size, or too many.
+    pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Encoded> {
+        let Values::Video(frames) = column.values() else { return Err(wrong_kind("video frames", column)) };
+        let offsets = column.offsets();
+        let (_, _, per_frame) = self.image.encode(cx, frames)?;
+        let x = self.positions.add(cx, &per_frame, offsets)?;
+        let x = self.temporal.forward(cx, x, offsets)?;
+        let pooled = self.pooling.apply(cx, &x, offsets)?;
+        Ok((x, offsets.clone(), pooled))
+    }
+}

@@ -1,0 +1,74 @@
+//! The configuration of a run: one TOML file, every key with a default.
+//!
+//! [`FitConfig`] is what a person writes; keys left out are chosen from the
+//! data ("automatic") when the model is assembled, and the resolved
+//! configuration is written beside the model. [`read`] reads it, with
+//! overrides; [`reference`] prints it with comments.
+
+mod read;
+mod reference;
+mod sections;
+
+pub use read::{from_toml, read};
+pub use reference::reference;
+pub use sections::{
+    AudioSection, ClassWeights, DataSection, FeaturesSection, ImageSection, LabelSection, RegressionLoss, TextSection,
+    TowerSection, VideoSection,
+};
+
+use sensorium_media::Limits;
+use sensorium_model::FusionConfig;
+use sensorium_train::TrainConfig;
+use serde::{Deserialize, Serialize};
+
+/// The configuration of a run.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FitConfig {
+    /// The table, its columns and splits.
+    pub data: DataSection,
+    /// What is predicted and by which loss.
+    pub label: LabelSection,
+    /// How texts are tokenised and encoded.
+    pub text: TextSection,
+    /// How images are prepared and encoded.
+    pub image: ImageSection,
+    /// How sound is prepared and encoded.
+    pub audio: AudioSection,
+    /// How videos are prepared and encoded.
+    pub video: VideoSection,
+    /// How precomputed features are encoded.
+    pub features: FeaturesSection,
+    /// How the modalities are fused.
+    pub fusion: FusionSection,
+    /// How the model is trained.
+    pub train: TrainConfig,
+    /// What media files may cost.
+    pub limits: Limits,
+}
+
+/// How the modalities are fused; keys left out follow the towers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FusionSection {
+    /// `concat`, `weighted` or `attention`.
+    pub kind: sensorium_model::FusionKind,
+    /// Width of the fused vector (automatic: the towers').
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dim: Option<usize>,
+    /// Dropout on and inside the fusion.
+    pub dropout: f64,
+    /// Probability of leaving out each present modality of a sample in training.
+    pub modality_dropout: f64,
+    /// Blocks of `attention`.
+    pub layers: usize,
+    /// Bottleneck tokens of `attention`; 0 lets all tokens see each other.
+    pub bottleneck: usize,
+}
+
+impl Default for FusionSection {
+    fn default() -> Self {
+        let FusionConfig { kind, dropout, layers, bottleneck, .. } = FusionConfig::default();
+        Self { kind, dim: None, dropout, modality_dropout: 0.15, layers, bottleneck }
+    }
+}

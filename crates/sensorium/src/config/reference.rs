@@ -1,0 +1,116 @@
+//! The reference: every key with its default and a comment.
+
+use super::FitConfig;
+
+/// Every key of a configuration with its default, as TOML with comments.
+///
+/// The comments are the documentation of the fields, so that there is one
+/// definition of both.
+pub fn reference() -> String {
+    let sources = [
+        include_str!("mod.rs"),
+        include_str!("sections.rs"),
+        include_str!("../../../train/src/config.rs"),
+        include_str!("../../../media/src/limits.rs"),
+    ];
+    let defaults = FitConfig { train: sensorium_train::TrainConfig { epochs: 0, ..Default::default() }, ..Default::default() };
+    let mut table = toml::Table::try_from(defaults).unwrap_or_default();
+    let mut out = String::from(
+        "# Every key of a Sensorium configuration with its default.\n\
+         # Keys that are commented out are chosen from the data.\n",
+    );
+    let structs = [
+        ("data", "DataSection"),
+        ("label", "LabelSection"),
+        ("text", "TextSection"),
+        ("image", "ImageSection"),
+        ("audio", "AudioSection"),
+        ("video", "VideoSection"),
+        ("features", "FeaturesSection"),
+        ("fusion", "FusionSection"),
+        ("train", "TrainConfig"),
+        ("limits", "Limits"),
+    ];
+    for (section, name) in structs {
+        let values = match table.remove(section) {
+            Some(toml::Value::Table(t)) => t,
+            _ => toml::Table::new(),
+        };
+        write_section(&mut out, section, name, &values, &sources);
+    }
+    out
+}
+
+fn write_section(out: &mut String, section: &str, name: &str, values: &toml::Table, sources: &[&str]) {
+    let fields = fields(name, sources);
+    out.push_str(&format!("\n[{section}]\n"));
+    let mut nested = Vec::new();
+    for field in &fields {
+        match values.get(&field.name) {
+            Some(toml::Value::Table(inner)) if !inner.is_empty() || field.kind.chars().next().is_some_and(char::is_uppercase) && !field.kind.starts_with("BTreeMap") => {
+                nested.push((field, inner));
+                continue;
+            }
+            value => {
+                for line in &field.docs {
+                    out.push_str(&format!("# {line}\n"));
+                }
+                match value {
+                    // An empty map has no one-line form that a person would fill in.
+                    Some(toml::Value::Table(_)) => out.push_str(&format!("# [{section}.{}]\n", field.name)),
+                    Some(value) => out.push_str(&format!("{} = {value}\n", field.name)),
+                    None => out.push_str(&format!("# {} =\n", field.name)),
+                }
+            }
+        }
+    }
+    for (field, inner) in nested {
+        write_section(out, &format!("{section}.{}", field.name), &field.kind, inner, sources);
+    }
+}
+
+/// A field of a struct as its source declares it.
+struct Field {
+    name: String,
+    kind: String,
+    docs: Vec<String>,
+}
+
+/// The public fields of a struct, read from the source that declares it.
+fn fields(name: &str, sources: &[&str]) -> Vec<Field> {
+    let head = format!("pub struct {name} {{");
+    let Some(body) = sources.iter().find_map(|s| s.split_once(&head)).and_then(|(_, rest)| rest.split_once("\n}")) else {
+        return Vec::new();
+    };
+    let (mut fields, mut docs) = (Vec::new(), Vec::new());
+    for line in body.0.lines().map(str::trim) {
+        if let Some(doc) = line.strip_prefix("///") {
+            docs.push(doc.trim().to_owned());
+        } else if let Some((field, kind)) = line.strip_prefix("pub ").and_then(|l| l.split_once(':')) {
+            let kind = kind.trim().trim_end_matches(',').to_owned();
+            fields.push(Field { name: field.to_owned(), kind, docs: std::mem::take(&mut docs) });
+        }
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_is_a_valid_configuration_with_every_default() {
+        let text = reference();
+        let read = super::super::from_toml(&text, &[]).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        assert_eq!(read, FitConfig { train: sensorium_train::TrainConfig { epochs: 0, ..Default::default() }, ..Default::default() });
+    }
+
+    #[test]
+    fn every_key_of_the_defaults_is_explained() {
+        let text = reference();
+        for key in ["table", "class_weights", "max_tokens", "patch_size", "modality_dropout", "early_stopping", "max_pixels", "hidden"] {
+            let at = text.find(&format!("{key} =")).or_else(|| text.find(&format!("{key}]")));
+            assert!(at.is_some(), "{key} is not in the reference:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! A model with its weights and its label: what is trained, and what answers.
+
+use crate::batch::Batch;
+use crate::task::{Decision, Objective};
+use crate::{Error, Result};
+use sensorium_engine::{Params, Tape, Tensor};
+use sensorium_model::{Context, Features, MultimodalModel};
+use sensorium_train::{BoxError, StepContext, StepLoss, Trainable};
+
+/// A multimodal model, its weights and what it predicts.
+#[derive(Debug, Clone)]
+pub struct Learner {
+    /// The structure.
+    pub model: MultimodalModel,
+    /// The weights.
+    pub params: Params,
+    /// The label.
+    pub objective: Objective,
+}
+
+/// What a model says of a batch.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    /// One decision per sample.
+    pub decisions: Vec<Decision>,
+    /// The mean loss over the samples with a target, and what the mean is over.
+    pub loss: Option<(f64, f64)>,
+    /// The weight of each column in each sample `[samples, columns]`, from gated fusion.
+    pub gates: Option<Tensor>,
+}
+
+impl Learner {
+    /// Answers for a batch.
+    ///
+    /// # Errors
+    /// When the batch is not of the model's columns.
+    pub fn answer(&self, batch: &Batch) -> Result<Answers> {
+        let tape = Tape::inference();
+        let cx = Context::inference(&tape, &self.params);
+        let features = self.model.features(&cx, &batch.inputs)?;
+        self.answer_features(&cx, &features, batch)
+    }
+
+    /// Answers for a batch as it would be with only some columns, for each of
+    /// `subsets` (a flag per column); the towers run once for all.
+    ///
+    /// # Errors
+    /// When the batch is not of the model's columns.
+    pub fn answer_subsets(&self, batch: &Batch, subsets: &[Vec<bool>]) -> Result<Vec<Answers>> {
+        let tape = Tape::inference();
+        let cx = Context::inference(&tape, &self.params);
+        let features = self.model.features(&cx, &batch.inputs)?;
+        subsets
+            .iter()
+            .map(|keep| {
+                let kept: Vec<Features> =
+                    features.iter().zip(keep).map(|(f, k)| if *k { f.clone() } else { f.none() }).collect();
+                self.answer_features(&cx, &kept, batch)
+            })
+            .collect()
+    }
+
+    fn answer_features(&self, cx: &Context<'_>, features: &[Features], batch: &Batch) -> Result<Answers> {
+        let output = self.model.fuse(cx, features, batch.inputs.samples)?;
+        let loss = if batch.targets.iter().any(Option::is_some) {
+            let (loss, weight) = self.objective.loss(cx.tape, &output.logits, &batch.targets)?;
+            Some((f64::from(loss.value().scalar()?), weight))
+        } else {
+            None
+        };
+        Ok(Answers { decisions: self.objective.decide(output.logits.value()), loss, gates: output.gates })
+    }
+}
+
+impl Trainable for Learner {
+    type Batch = Batch;
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn params_mut(&mut self) -> &mut Params {
+        &mut self.params
+    }
+
+    fn loss(&self, tape: &Tape, batch: &Batch, step: &StepContext) -> std::result::Result<StepLoss, BoxError> {
+        let cx = if step.training {
+            Context::training(tape, &self.params, step.random)
+        } else {
+            Context::inference(tape, &self.params)
+        };
+        let run = || -> Result<StepLoss> {
+            let output = self.model.forward(&cx, &batch.inputs)?;
+            let (loss, weight) = self.objective.loss(tape, &output.logits, &batch.targets)?;
+            Ok(StepLoss {
+                loss,
+                parts: Vec::new(),
+                weight,
+                samples: batch.inputs.samples,
+                tokens: batch.inputs.tokens(),
+            })
+        };
+        run().map_err(|e: Error| e.into())
+    }
+}

@@ -1,0 +1,343 @@
+//! Fit: from a table to a trained, evaluated, saved model.
+
+use super::dataset::TrainingRows;
+use super::evaluate::{Answered, EvaluateOptions, Evaluated, answer_loader, evaluate_rows, judged};
+use super::{Dataset, report};
+use crate::assemble::{augmentation, model_config, plan_options, resolve};
+use crate::batch::Batch;
+use crate::config::FitConfig;
+use crate::learner::Learner;
+use crate::saved::{Model, save_structure, save_weights};
+use crate::task::Objective;
+use crate::{Error, Result};
+use sensorium_data::{DataPlan, Loader};
+use sensorium_engine::Tape;
+use sensorium_model::MultimodalModel;
+use sensorium_train::{
+    BoxError, Event, Judge, Observer, RunOptions, StepContext, StopFlag, Stopped, Summary, Trainable, Trainer,
+};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What to fit.
+#[derive(Debug, Clone, Default)]
+pub struct FitOptions {
+    /// Where the model is written.
+    pub out: PathBuf,
+    /// Go on from the newest checkpoint in `out`.
+    pub resume: bool,
+    /// How long to train.
+    pub time_limit: Option<Duration>,
+    /// Raised to stop after the current step, with a checkpoint.
+    pub stop: StopFlag,
+}
+
+/// Who follows a fit: remarks in words, and what happens in training.
+pub trait Follower {
+    /// A remark for the person, one or more lines.
+    fn note(&mut self, text: &str);
+    /// An event of the training loop.
+    fn event(&mut self, event: &Event<'_>);
+}
+
+/// Nobody follows.
+impl Follower for () {
+    fn note(&mut self, _text: &str) {}
+    fn event(&mut self, _event: &Event<'_>) {}
+}
+
+/// What a fit came to.
+#[derive(Debug)]
+pub struct Fitted {
+    /// The model, as it was saved.
+    pub model: Model,
+    /// How training went.
+    pub summary: Summary,
+    /// The evaluation on the test split (or the validation split where there
+    /// is no test split), with the starting weights as the one before; None
+    /// after an interruption, or where no row is held out.
+    pub evaluated: Option<Evaluated>,
+    /// Which split that was.
+    pub split: &'static str,
+    /// The report page.
+    pub report: Option<PathBuf>,
+}
+
+/// Fits a model to a table under a configuration.
+///
+/// # Errors
+/// When the table, the configuration or training fails.
+pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower) -> Result<Fitted> {
+    let mut config = config.clone();
+    let path = config.data.table.clone().ok_or_else(|| Error::Config {
+        place: "data.table".into(),
+        problem: "missing; expected the path of a CSV, JSONL or Parquet file".into(),
+    })?;
+    if config.label.column.is_none() {
+        return Err(Error::Config {
+            place: "label.column".into(),
+            problem: "missing; expected the name of the column to predict (--label COLUMN)".into(),
+        });
+    }
+    refuse_to_overwrite(options)?;
+    let dataset = Dataset::open(&path, &config)?;
+    for note in dataset.table.notes() {
+        follower.note(note);
+    }
+    follower.note(&describe_columns(&dataset));
+    if dataset.splits.train.is_empty() {
+        return Err(Error::Request(format!("no row is left to train on ({})", dataset.splits.summary())));
+    }
+    resolve(&mut config, dataset.splits.train.len());
+    config.train.validate()?;
+    let plan = saved_or_fitted_plan(&dataset, &config, options)?;
+    let label = plan.label.clone().ok_or_else(|| Error::Request("the plan has no label".into()))?;
+    let objective = Objective::new(label, &config.label)?;
+    let network = model_config(&plan, &config, objective.outputs())?;
+    let (model, params) = MultimodalModel::new(&network, config.train.seed)?;
+    let learner = Learner { model, params, objective };
+    config.data.table = Some(std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?);
+    save_structure(&options.out, &learner, &plan, &config)?;
+    let plan = Arc::new(plan);
+
+    let training = dataset.for_training(&plan, &config, augmentation(&config))?;
+    let steps = training.batches(0).div_ceil(config.train.grad_accumulation.max(1));
+    follower.note(&describe_model(&learner, &config, steps, measure_step(&learner, &training)?));
+    let (held_out, split) = held_out(&dataset);
+    let before = learner.clone();
+    let mut model = Model { learner, plan, config };
+
+    let mut judge = Validation::new(&dataset, &model)?;
+    let run = RunOptions {
+        dir: options.out.clone(),
+        resume: options.resume,
+        time_limit: options.time_limit,
+        stop: options.stop.clone(),
+        identity: identity(&model, &dataset)?,
+    };
+    let trainer = Trainer::new(model.config.train.clone(), run)?;
+    let mut watch = Watch(follower);
+    let summary = trainer.run(&mut model.learner, &TrainingRows(&training), &mut judge, &mut watch)?;
+    if training.statistics().bad > 0 {
+        follower.note(&format!(
+            "{} cells of training rows could not be used over all epochs; `sensorium inspect` lists them",
+            training.statistics().bad
+        ));
+    }
+    if summary.stopped == Stopped::Interrupted {
+        return Ok(Fitted { model, summary, evaluated: None, split, report: None });
+    }
+    save_weights(&options.out, &model.learner.params)?;
+
+    let (mut evaluated, mut page) = (None, None);
+    if !held_out.is_empty() {
+        let start = Model { learner: before, plan: Arc::clone(&model.plan), config: model.config.clone() };
+        let how = EvaluateOptions { against: Some(start), ..EvaluateOptions::default() };
+        let result = evaluate_rows(&model, &dataset, &held_out, &how)?;
+        page = Some(report::write(&options.out, &model, &result, Some(&summary), split)?);
+        evaluated = Some(result);
+    }
+    report::write_card(&options.out, &model, evaluated.as_ref(), &summary, split)?;
+    Ok(Fitted { model, summary, evaluated, split, report: page })
+}
+
+/// A finished model is not overwritten unseen.
+fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
+    let started = sensorium_train::checkpoints_dir(&options.out).exists()
+        || options.out.join(crate::saved::WEIGHTS_FILE).exists();
+    if started && !options.resume {
+        return Err(Error::Request(format!(
+            "{:?} already holds a run; go on with it with --resume, or choose another folder with --out",
+            options.out
+        )));
+    }
+    Ok(())
+}
+
+/// The plan that a resumed run began with, or a fresh one.
+fn saved_or_fitted_plan(dataset: &Dataset, config: &FitConfig, options: &FitOptions) -> Result<DataPlan> {
+    if options.resume && options.out.join(sensorium_data::plan::PLAN_FILE).exists() {
+        return Ok(DataPlan::load(&options.out)?);
+    }
+    Ok(DataPlan::fit(&dataset.table, &dataset.schema, &dataset.splits.train, &plan_options(config)?)?)
+}
+
+/// What else determines the run, beside `[train]`.
+fn identity(model: &Model, dataset: &Dataset) -> Result<serde_json::Value> {
+    let json = |e: serde_json::Error| Error::Request(e.to_string());
+    let mut config = model.config.clone();
+    config.train = sensorium_train::TrainConfig::default();
+    // Where the table lies, and how its media are cached, changes nothing.
+    (config.data.table, config.data.cache, config.data.cache_gb) = (None, true, 0.0);
+    Ok(serde_json::json!({
+        "config": serde_json::to_value(&config).map_err(json)?,
+        "model": serde_json::to_value(model.learner.model.config()).map_err(json)?,
+        "label": serde_json::to_value(&model.learner.objective).map_err(json)?,
+        "training_rows": dataset.splits.train.len(),
+        "validation_rows": dataset.splits.val.len(),
+    }))
+}
+
+/// The rows that speak for the model: the test split, else the validation split.
+fn held_out(dataset: &Dataset) -> (Vec<u64>, &'static str) {
+    if dataset.splits.test.is_empty() {
+        (dataset.splits.val.clone(), "val")
+    } else {
+        (dataset.splits.test.clone(), "test")
+    }
+}
+
+/// Passes events on.
+struct Watch<'a>(&'a mut dyn Follower);
+
+impl Observer for Watch<'_> {
+    fn event(&mut self, event: &Event<'_>) {
+        self.0.event(event);
+    }
+}
+
+/// Validation: loss and the metrics worth watching.
+struct Validation {
+    loader: Option<Loader>,
+}
+
+impl Validation {
+    fn new(dataset: &Dataset, model: &Model) -> Result<Self> {
+        let rows = &dataset.splits.val;
+        let loader = if rows.is_empty() {
+            None
+        } else {
+            Some(dataset.in_order(&model.plan, rows, &model.config, true)?)
+        };
+        Ok(Self { loader })
+    }
+}
+
+impl Judge<Learner> for Validation {
+    fn judge(&mut self, learner: &Learner, _epoch: u64) -> std::result::Result<BTreeMap<String, f64>, BoxError> {
+        let Some(loader) = &self.loader else { return Ok(BTreeMap::new()) };
+        metrics(learner, &answer_loader(learner, loader, false)?).map_err(BoxError::from)
+    }
+}
+
+fn metrics(learner: &Learner, answered: &Answered) -> Result<BTreeMap<String, f64>> {
+    let mut metrics = BTreeMap::new();
+    if answered.rows.is_empty() {
+        return Ok(metrics);
+    }
+    metrics.insert("loss".to_owned(), answered.loss);
+    let judged = judged(learner, &answered.targets, &answered.decisions)?;
+    let values = judged.measure(&vec![1; answered.rows.len()], true);
+    for (name, value) in judged.metrics().into_iter().zip(values) {
+        if let Some(value) = value {
+            metrics.insert(name, value);
+        }
+    }
+    Ok(metrics)
+}
+
+/// Seconds of one forward and backward pass, and tokens in it.
+fn measure_step(learner: &Learner, training: &Loader) -> Result<Option<(f64, usize)>> {
+    let Some(pack) = training.epoch(0, 0).next() else { return Ok(None) };
+    let batch = Batch::new(pack?)?;
+    if batch.rows.is_empty() {
+        return Ok(None);
+    }
+    let mut best = f64::INFINITY;
+    // The first pass fills the buffer pool; the second is what steps cost.
+    for _ in 0..2 {
+        let start = Instant::now();
+        let tape = Tape::new();
+        let step = learner
+            .loss(&tape, &batch, &StepContext::training(0, 0, 0, 0))
+            .map_err(|e| Error::Request(e.to_string()))?;
+        tape.backward(&step.loss)?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(Some((best, batch.inputs.tokens())))
+}
+
+fn describe_columns(dataset: &Dataset) -> String {
+    let mut table = sensorium_eval::Table::new([
+        ("column", sensorium_eval::Align::Left),
+        ("type", sensorium_eval::Align::Left),
+        ("because", sensorium_eval::Align::Left),
+    ]);
+    for c in &dataset.schema.columns {
+        table.row([c.name.clone(), c.kind.name().to_owned(), c.reason.clone()]);
+    }
+    format!("{}\n{}", table.to_text().trim_end(), dataset.splits.summary())
+}
+
+fn describe_model(learner: &Learner, config: &FitConfig, steps: usize, measured: Option<(f64, usize)>) -> String {
+    let (all, trainable) = learner.params.count();
+    let mut text = String::new();
+    for c in &learner.model.config().columns {
+        text += &format!("{}: {}\n", c.name, describe_tower(&c.tower));
+    }
+    let fusion = &learner.model.config().fusion;
+    text += &format!("fusion: {:?}, {} features\n", fusion.kind, fusion.dim).to_lowercase();
+    text += &format!("{} parameters, {} of them trainable", thousands(all), thousands(trainable));
+    if let Some((seconds, tokens)) = measured {
+        let total = seconds * (steps as u64 * config.train.epochs) as f64;
+        let (_, peak) = sensorium_engine::memory_in_use();
+        // Weights, gradients and two moments stand beside the activations.
+        let memory = peak + 2 * trainable * 4;
+        text += &format!(
+            "; about {} MB\n{steps} steps of {tokens} tokens or so in an epoch, at most {} epochs: {} or less",
+            memory / 1_000_000 + 1,
+            config.train.epochs,
+            duration(total)
+        );
+    }
+    text
+}
+
+fn describe_tower(tower: &sensorium_model::TowerConfig) -> String {
+    use sensorium_model::TowerConfig as T;
+    let stack = |t: &sensorium_model::TransformerConfig| format!("{} layers of {}", t.layers, t.block.hidden);
+    match tower {
+        T::Text(c) => format!("text tower, {} tokens in the vocabulary, {}", c.vocab_size, stack(&c.transformer)),
+        T::Image(c) => format!(
+            "image tower (ViT), {}×{} pixels, {} patches, {}",
+            c.image_size,
+            c.image_size,
+            c.patches(),
+            stack(&c.transformer)
+        ),
+        T::Audio(c) => format!("audio tower, {} mel bands, {}", c.mels, stack(&c.transformer)),
+        T::Video(c) => format!(
+            "video tower, {} frames, {}, then {} over time",
+            c.max_positions,
+            stack(&c.image.transformer),
+            stack(&c.temporal)
+        ),
+        T::Features(c) => format!("features tower, {} numbers, {}", c.dim, stack(&c.transformer)),
+        T::Tabular(c) if c.categories > 0 => format!("category, {} values", c.categories),
+        T::Tabular(_) => "number".to_owned(),
+    }
+}
+
+fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, d) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(d);
+    }
+    out
+}
+
+/// A duration for people.
+pub(crate) fn duration(seconds: f64) -> String {
+    let s = seconds.round() as u64;
+    match s {
+        0..=99 => format!("{s} s"),
+        100..=5999 => format!("{} min", s.div_ceil(60)),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}

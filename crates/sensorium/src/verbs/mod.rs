@@ -1,0 +1,9 @@
+//! The verbs: what a person does with a table and a model.
+
+mod dataset;
+pub mod evaluate;
+pub mod fit;
+pub mod predict;
+mod report;
+
+pub use dataset::{Dataset, cache_folder};

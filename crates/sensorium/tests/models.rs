@@ -1,0 +1,221 @@
+//! What must hold of every model: each trainable parameter learns, each frozen
+//! one does not; a sample's answer does not depend on its batch; a missing
+//! modality costs nothing and breaks nothing.
+
+use sensorium::rooms::data::{LabelSpec, LabelTask, Target};
+use sensorium::rooms::engine::{Offsets, Random, Tensor};
+use sensorium::rooms::model::towers::{
+    AudioTowerConfig, FeaturesTowerConfig, ImageTowerConfig, TabularTowerConfig, TextTowerConfig, VideoTowerConfig,
+};
+use sensorium::rooms::model::{
+    BlockConfig, ColumnInput, ColumnTower, FusionConfig, FusionKind, Inputs, ModelConfig, MultimodalModel, TowerConfig,
+    TransformerConfig, Values,
+};
+use sensorium::rooms::train::testing::assert_trains;
+use sensorium::{Batch, Learner, Objective};
+
+const HIDDEN: usize = 16;
+
+fn transformer() -> TransformerConfig {
+    let block = BlockConfig { hidden: HIDDEN, heads: 2, dropout: 0.0, ..BlockConfig::default() };
+    TransformerConfig { layers: 1, block }
+}
+
+fn image() -> ImageTowerConfig {
+    ImageTowerConfig { image_size: 8, patch_size: 4, patch_stride: 2, transformer: transformer(), ..Default::default() }
+}
+
+fn towers() -> Vec<ColumnTower> {
+    let towers = [
+        ("text", TowerConfig::Text(TextTowerConfig { vocab_size: 11, max_positions: 6, transformer: transformer(), ..Default::default() })),
+        ("image", TowerConfig::Image(image())),
+        ("audio", TowerConfig::Audio(AudioTowerConfig { mels: 5, max_positions: 8, transformer: transformer(), ..Default::default() })),
+        ("video", TowerConfig::Video(VideoTowerConfig { image: image(), max_positions: 4, temporal: transformer(), ..Default::default() })),
+        ("features", TowerConfig::Features(FeaturesTowerConfig { dim: 3, max_positions: 4, transformer: transformer(), ..Default::default() })),
+        ("number", TowerConfig::Tabular(TabularTowerConfig { categories: 0, dim: HIDDEN })),
+        ("category", TowerConfig::Tabular(TabularTowerConfig { categories: 4, dim: HIDDEN })),
+    ];
+    towers.into_iter().map(|(name, tower)| ColumnTower { name: name.into(), tower }).collect()
+}
+
+fn random(dims: &[usize], name: &str) -> Tensor {
+    let r = Random::new(9).purpose(name);
+    let n: usize = dims.iter().product();
+    let values: Vec<f32> = (0..n).map(|i| r.normal(i as u64) as f32).collect();
+    Tensor::from_slice(dims, &values).expect("the values fill the shape")
+}
+
+fn ids(n: usize, below: u64, name: &str) -> Vec<u32> {
+    let r = Random::new(9).purpose(name);
+    // Every id at least once, so that each row of a table learns.
+    (0..n).map(|i| if (i as u64) < below { i as u32 } else { r.below(i as u64, below) as u32 }).collect()
+}
+
+/// Five samples; sample 3 has text alone, sample 1 has two images, and every
+/// column is missing somewhere.
+fn inputs() -> Inputs {
+    let column = |samples: &[u32], lengths: &[usize], values: Values| {
+        ColumnInput::new(samples.to_vec(), Offsets::from_lengths(lengths.iter().copied()), values).expect("a column")
+    };
+    let columns = vec![
+        column(&[0, 1, 3, 4], &[6, 1, 4, 5], Values::Tokens(ids(16, 11, "tokens"))),
+        column(&[0, 1, 1, 2], &[1, 1, 1, 1], Values::Images(random(&[4, 3, 8, 8], "images"))),
+        column(&[0, 2, 4], &[29, 7, 12], Values::Audio(random(&[48, 5], "audio"))),
+        column(&[1, 2], &[4, 2], Values::Video(random(&[6, 3, 8, 8], "video"))),
+        column(&[0, 2, 4], &[1, 4, 2], Values::Features(random(&[7, 3], "features"))),
+        column(&[0, 1, 2, 4], &[1; 4], Values::Numbers(random(&[4, 1], "numbers"))),
+        column(&[0, 1, 2, 4], &[1; 4], Values::Categories(vec![0, 3, 2, 1])),
+    ];
+    Inputs { samples: 5, columns }
+}
+
+fn objective(task: LabelTask) -> Objective {
+    let classes = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let label = LabelSpec { column: "y".into(), task, classes, counts: vec![2, 2, 1], mean: 0.5, std: 2.0 };
+    serde_json::from_value(serde_json::json!({ "label": label })).expect("an objective")
+}
+
+fn targets(task: LabelTask) -> Vec<Option<Target>> {
+    (0..5_u32)
+        .map(|i| {
+            Some(match task {
+                LabelTask::SingleLabel => Target::Class(i % 3),
+                LabelTask::Ordinal => Target::Ordinal(i % 3),
+                LabelTask::MultiLabel => Target::MultiLabel(vec![i % 2 == 0, i % 3 == 0, i > 2]),
+                LabelTask::Regression => Target::Value(i as f32 - 1.5),
+            })
+        })
+        .collect()
+}
+
+fn batch(task: LabelTask) -> Batch {
+    Batch { inputs: inputs(), targets: targets(task), rows: (0..5).collect() }
+}
+
+fn fusions() -> Vec<FusionConfig> {
+    let base = FusionConfig { dim: HIDDEN, heads: 2, dropout: 0.0, ..FusionConfig::default() };
+    vec![
+        FusionConfig { kind: FusionKind::Concat, ..base.clone() },
+        FusionConfig { kind: FusionKind::Weighted, ..base.clone() },
+        FusionConfig { kind: FusionKind::Attention, ..base.clone() },
+        FusionConfig { kind: FusionKind::Attention, bottleneck: 2, layers: 2, ..base },
+    ]
+}
+
+fn learner(fusion: FusionConfig, task: LabelTask) -> Learner {
+    let objective = objective(task);
+    let config = ModelConfig { columns: towers(), fusion, outputs: objective.outputs() };
+    let (model, params) = MultimodalModel::new(&config, 4).expect("a model");
+    Learner { model, params, objective }
+}
+
+#[test]
+fn every_parameter_of_every_model_learns() {
+    for fusion in fusions() {
+        assert_trains(&mut learner(fusion, LabelTask::SingleLabel), &batch(LabelTask::SingleLabel));
+    }
+    for task in [LabelTask::MultiLabel, LabelTask::Ordinal, LabelTask::Regression] {
+        assert_trains(&mut learner(fusions().remove(2), task), &batch(task));
+    }
+}
+
+#[test]
+fn dropout_and_modality_dropout_do_not_stop_learning() {
+    for fusion in fusions() {
+        let fusion = FusionConfig { modality_dropout: 0.3, dropout: 0.1, ..fusion };
+        assert_trains(&mut learner(fusion, LabelTask::SingleLabel), &batch(LabelTask::SingleLabel));
+    }
+}
+
+#[test]
+fn frozen_parameters_stay() {
+    let mut learner = learner(fusions().remove(2), LabelTask::SingleLabel);
+    for (_, p) in learner.params.iter_mut().filter(|(_, p)| p.name.starts_with("towers.1.")) {
+        p.trainable = false;
+    }
+    assert_trains(&mut learner, &batch(LabelTask::SingleLabel));
+}
+
+/// The part of a batch that belongs to one sample.
+fn alone(inputs: &Inputs, sample: u32) -> Inputs {
+    let columns = inputs
+        .columns
+        .iter()
+        .map(|c| {
+            let kept: Vec<usize> = (0..c.sample_of().len()).filter(|s| c.sample_of()[*s] == sample).collect();
+            let rows: Vec<usize> = kept.iter().flat_map(|s| c.offsets().range(*s)).collect();
+            let pick = |t: &Tensor| {
+                let width = t.len() / t.dims()[0];
+                let values: Vec<f32> = rows.iter().flat_map(|r| t.data()[r * width..(r + 1) * width].to_vec()).collect();
+                let mut dims = t.dims().to_vec();
+                dims[0] = rows.len();
+                Tensor::from_slice(&dims, &values).expect("rows")
+            };
+            let values = match c.values() {
+                Values::Tokens(v) => Values::Tokens(rows.iter().map(|r| v[*r]).collect()),
+                Values::Categories(v) => Values::Categories(rows.iter().map(|r| v[*r]).collect()),
+                Values::Images(t) => Values::Images(pick(t)),
+                Values::Audio(t) => Values::Audio(pick(t)),
+                Values::Video(t) => Values::Video(pick(t)),
+                Values::Features(t) => Values::Features(pick(t)),
+                Values::Numbers(t) => Values::Numbers(pick(t)),
+            };
+            let lengths = kept.iter().map(|s| c.offsets().length(*s));
+            ColumnInput::new(vec![0; kept.len()], Offsets::from_lengths(lengths), values).expect("a column")
+        })
+        .collect();
+    Inputs { samples: 1, columns }
+}
+
+#[test]
+fn a_samples_answer_does_not_depend_on_its_batch() {
+    for fusion in fusions() {
+        let learner = learner(fusion.clone(), LabelTask::SingleLabel);
+        let together = learner.answer(&batch(LabelTask::SingleLabel)).expect("answers");
+        for sample in 0..5 {
+            let single = Batch { inputs: alone(&inputs(), sample), targets: vec![None], rows: vec![0] };
+            let answer = learner.answer(&single).expect("an answer").decisions.remove(0);
+            let (a, b) = (answer.probabilities().expect("classes"), together.decisions[sample as usize].probabilities().expect("classes"));
+            for (a, b) in a.iter().zip(b) {
+                assert!((a - b).abs() < 1e-5, "{fusion:?}, sample {sample}: {a} alone, {b} together");
+            }
+        }
+    }
+}
+
+#[test]
+fn taking_columns_away_equals_never_having_had_them() {
+    for fusion in fusions() {
+        let learner = learner(fusion, LabelTask::SingleLabel);
+        let whole = batch(LabelTask::SingleLabel);
+        for kept in [vec![0, 2], vec![1], vec![4, 5, 6], vec![]] {
+            let mask: Vec<bool> = (0..7).map(|c| kept.contains(&c)).collect();
+            let masked = learner.answer_subsets(&whole, std::slice::from_ref(&mask)).expect("answers").remove(0);
+            let less = Batch { inputs: whole.inputs.subset(|c| mask[c]), ..whole.clone() };
+            let never = learner.answer(&less).expect("answers");
+            assert_eq!(masked.decisions, never.decisions);
+        }
+    }
+}
+
+#[test]
+fn gates_are_shares_of_what_is_there() {
+    let learner = learner(fusions().remove(1), LabelTask::SingleLabel);
+    let gates = learner.answer(&batch(LabelTask::SingleLabel)).expect("answers").gates.expect("gates");
+    let present = inputs().presence();
+    for (row, present) in gates.data().chunks(7).zip(present) {
+        assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        for (g, p) in row.iter().zip(present) {
+            assert_eq!(*g > 0.0, p);
+        }
+    }
+}
+
+#[test]
+fn a_column_of_another_kind_is_refused_by_name() {
+    let learner = learner(fusions().remove(0), LabelTask::SingleLabel);
+    let mut wrong = batch(LabelTask::SingleLabel);
+    wrong.inputs.columns.swap(0, 5);
+    let message = learner.answer(&wrong).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(message, "column \"text\": expected tokens, got numbers");
+}
