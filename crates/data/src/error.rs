@@ -61,7 +61,9 @@ pub enum DataError {
         problem: String,
     },
     /// Two columns share a name.
-    #[error("{path:?} has two columns named {column:?} (columns {first} and {second}); rename one")]
+    #[error(
+        "{path:?} has two columns named {column:?} (columns {first} and {second}); rename one, or add a first line that names the columns"
+    )]
     DuplicateColumn {
         /// The table.
         path: PathBuf,

@@ -23,7 +23,7 @@ pub(super) struct Checked {
 impl Checked {
     pub(super) fn contents(&self) -> Option<Contents> {
         let what = format!("media of column {:?}", self.name);
-        (!self.hashes.is_empty()).then(|| Contents::new(what, self.hashes.clone()))
+        (!self.hashes.is_empty()).then(|| Contents::new(what, Some(self.name.clone()), self.hashes.clone()))
     }
 }
 

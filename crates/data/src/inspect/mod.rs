@@ -166,6 +166,8 @@ pub struct SplitReport {
 pub struct Repeat {
     /// What is the same, such as `text in column "caption"`.
     pub what: String,
+    /// The column it is in; none for whole rows.
+    pub column: Option<String>,
     /// Contents that occur again.
     pub groups: u64,
     /// Rows that have them.
@@ -216,7 +218,7 @@ pub fn inspect(table: &Table, options: &InspectOptions) -> Result<Inspection> {
         leakage,
         suggestions: Vec::new(),
     };
-    inspection.suggestions = suggest::suggestions(&inspection, options);
+    inspection.suggestions = suggest::suggestions(&inspection);
     Ok(inspection)
 }
 

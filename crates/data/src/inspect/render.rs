@@ -52,7 +52,7 @@ impl Inspection {
                 let examples: Vec<String> = repeat.examples.iter().map(|rows| join(rows)).collect();
                 writeln!(
                     out,
-                    "  {}: {} different ones in {} rows, such as rows {}",
+                    "  {}: {} contents in {} rows, such as rows {}",
                     repeat.what,
                     repeat.groups,
                     repeat.rows,

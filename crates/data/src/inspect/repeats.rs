@@ -13,6 +13,7 @@ const LISTED_ROWS: usize = 5;
 /// The hashes of one kind of content.
 pub(super) struct Contents {
     what: String,
+    column: Option<String>,
     /// Hash and row, sorted.
     hashes: Vec<(u64, u64)>,
 }
@@ -23,10 +24,10 @@ pub(super) fn short(hash: &blake3::Hash) -> u64 {
 }
 
 impl Contents {
-    pub(super) fn new(what: String, mut hashes: Vec<(u64, u64)>) -> Self {
+    pub(super) fn new(what: String, column: Option<String>, mut hashes: Vec<(u64, u64)>) -> Self {
         hashes.sort_unstable();
         hashes.dedup();
-        Contents { what, hashes }
+        Contents { what, column, hashes }
     }
 
     /// Rows with the same content, for each content of several rows.
@@ -56,7 +57,7 @@ impl Contents {
 
     /// The groups that pass, summed up.
     pub(super) fn repeat(&self, what: String, mut counts: impl FnMut(&[(u64, u64)]) -> bool) -> Option<Repeat> {
-        let mut repeat = Repeat { what, groups: 0, rows: 0, examples: Vec::new() };
+        let mut repeat = Repeat { what, column: self.column.clone(), groups: 0, rows: 0, examples: Vec::new() };
         for group in self.groups() {
             if !counts(group) {
                 continue;
@@ -82,7 +83,7 @@ mod tests {
 
     #[test]
     fn repeats_are_counted_and_leaks_are_told_apart() {
-        let contents = Contents::new("text".into(), vec![(9, 0), (5, 1), (9, 2), (5, 3), (9, 4), (7, 5)]);
+        let contents = Contents::new("text".into(), None, vec![(9, 0), (5, 1), (9, 2), (5, 3), (9, 4), (7, 5)]);
         let duplicates = contents.duplicates().expect("duplicates");
         assert_eq!((duplicates.groups, duplicates.rows), (2, 5));
         assert_eq!(duplicates.examples, [vec![1, 3, 5], vec![2, 4]]);

@@ -219,12 +219,16 @@ impl Scan {
 
     /// Whole rows and texts, to be searched for repeats.
     pub(super) fn contents(&self, schema: &Schema) -> Vec<Contents> {
-        let mut contents = vec![Contents::new("all inputs of a row".into(), self.rows.clone())];
+        let mut contents = vec![Contents::new("all inputs of a row".into(), None, self.rows.clone())];
         // With a single text column, equal rows are equal texts already.
         let inputs = schema.inputs().count();
         for (column, seen) in schema.columns.iter().zip(&self.columns) {
             if !seen.texts.is_empty() && inputs > 1 {
-                contents.push(Contents::new(format!("text of column {:?}", column.name), seen.texts.clone()));
+                contents.push(Contents::new(
+                    format!("text of column {:?}", column.name),
+                    Some(column.name.clone()),
+                    seen.texts.clone(),
+                ));
             }
         }
         contents
@@ -236,10 +240,13 @@ impl Scan {
             return None;
         }
         let label = |row: u64| self.label_hashes.get(row as usize).copied().unwrap_or(0);
-        Contents::new(String::new(), self.rows.clone()).repeat("equal inputs with different labels".into(), |group| {
-            let mut labels = group.iter().map(|(_, row)| label(*row)).filter(|label| *label != 0);
-            let first = labels.next();
-            labels.any(|label| Some(label) != first)
-        })
+        Contents::new(String::new(), None, self.rows.clone()).repeat(
+            "equal inputs with different labels".into(),
+            |group| {
+                let mut labels = group.iter().map(|(_, row)| label(*row)).filter(|label| *label != 0);
+                let first = labels.next();
+                labels.any(|label| Some(label) != first)
+            },
+        )
     }
 }

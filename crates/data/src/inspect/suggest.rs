@@ -1,6 +1,6 @@
 //! What to do next.
 
-use super::{InspectOptions, Inspection};
+use super::Inspection;
 use crate::schema::ColumnType;
 
 /// Fewer labelled rows than this teach little without a pretrained model.
@@ -8,7 +8,7 @@ const FEW_ROWS: u64 = 100;
 /// A class with fewer rows than this is hard to learn and to judge.
 const FEW_OF_CLASS: u64 = 10;
 
-pub(super) fn suggestions(inspection: &Inspection, options: &InspectOptions) -> Vec<String> {
+pub(super) fn suggestions(inspection: &Inspection) -> Vec<String> {
     let mut list = Vec::new();
     let unreadable: u64 = inspection.columns.iter().filter_map(|c| c.media.as_ref()).map(|m| m.unreadable).sum();
     if unreadable > 0 {
@@ -31,10 +31,10 @@ pub(super) fn suggestions(inspection: &Inspection, options: &InspectOptions) -> 
             conflicts.rows
         ));
     }
-    if !inspection.leakage.is_empty() {
-        let group = if options.split.group.is_some() { "another column" } else { "the column they have in common" };
+    if let Some(group) = leaking_column(inspection) {
         list.push(format!(
-            "the same contents are in more than one split, so test results will look better than they are; group the split by {group} (data.group)"
+            "the same contents are in more than one split, so test results will look better than they are; \
+             keep siblings together with data.group = {group:?}, or a column that names what they share"
         ));
     }
     if let Some(label) = &inspection.label {
@@ -54,6 +54,14 @@ pub(super) fn suggestions(inspection: &Inspection, options: &InspectOptions) -> 
     }
     list.push(next_command(inspection));
     list
+}
+
+/// The column to group by: a text column whose contents are in several splits, else any such column.
+fn leaking_column(inspection: &Inspection) -> Option<&str> {
+    inspection.leakage.first()?;
+    let columns = || inspection.leakage.iter().filter_map(|repeat| repeat.column.as_deref());
+    let is_text = |name: &&str| inspection.columns.iter().any(|c| c.name == *name && c.kind == ColumnType::Text);
+    columns().find(is_text).or_else(|| columns().next()).or(Some("COLUMN"))
 }
 
 fn next_command(inspection: &Inspection) -> String {

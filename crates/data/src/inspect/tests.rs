@@ -61,7 +61,7 @@ fn leakage_duplicates_and_conflicts_are_found() {
     let rows = inspection.duplicates.iter().find(|r| r.what.contains("all inputs")).expect("rows");
     assert_eq!(rows.examples, [vec![2, 42]]);
     assert_eq!(inspection.conflicts.as_ref().map(|repeat| repeat.rows), Some(2));
-    assert!(inspection.suggestions.iter().any(|s| s.contains("data.group")), "{:?}", inspection.suggestions);
+    assert!(inspection.suggestions.iter().any(|s| s.contains("data.group = \"text\"")), "{:?}", inspection.suggestions);
     assert_eq!((inspection.splits.test, inspection.splits.how.contains("given by column")), (11, true));
     let json = serde_json::to_value(&inspection).expect("json");
     assert_eq!(json["columns"][0]["type"], "text");

@@ -1,6 +1,6 @@
 //! Batches in a fixed order, prepared ahead by several threads.
 //!
-//! The order of an epoch is a function of the seed and the epoch alone ([`order`]); each sample is a
+//! The order of an epoch is a function of the seed and the epoch alone; each sample is a
 //! function of its row, and of the seed and the epoch where it is augmented. So the packs are the
 //! same whatever the number of threads, and any batch can be the first one: resuming is asking for
 //! the rest of an epoch.

@@ -131,7 +131,14 @@ pub(super) fn index(path: &Path, mut file: File, options: &TableOptions, notes: 
     };
     file.seek(SeekFrom::Start(0)).map_err(io)?;
     let dialect = Dialect { delimiter, quoting };
-    scan(path, file, dialect, options.max_row_bytes)
+    let index = scan(path, file, dialect, options.max_row_bytes)?;
+    if let Some(number) = index.columns.iter().find(|name| name.parse::<f64>().is_ok()) {
+        notes.push(format!(
+            "the first line names the columns, and one of the names is {number:?}: if that line is data, \
+             put a line with names before it"
+        ));
+    }
+    Ok(index)
 }
 
 fn scan(path: &Path, file: File, dialect: Dialect, max_row_bytes: u64) -> Result<Index> {

@@ -186,6 +186,9 @@ fn a_table_is_told_apart_from_a_folder_and_a_stranger() {
     assert!(matches!(open("t.csv", b"a,a\n"), Err(DataError::DuplicateColumn { .. })));
     let (_folder, table) = open("t.csv", b",text\n0,x\n").expect("table");
     assert_eq!(table.columns(), ["column_1", "text"]);
+    assert!(table.notes().is_empty());
+    let (_folder, headless) = open("t.csv", b"so good,1\nso bad,0\n").expect("table");
+    assert!(headless.notes()[0].contains("if that line is data"), "{:?}", headless.notes());
     let error = table.column_index("txet").expect_err("unknown");
     assert!(matches!(error, DataError::UnknownColumn { suggestion: Some(near), .. } if near == "text"));
 }

@@ -1,7 +1,7 @@
 //! Text to tokens and back.
 //!
 //! Any `tokenizer.json` in the format of the `tokenizers` library is used as it is. Without one, a
-//! vocabulary is learnt from the training texts. Learning is our own and short ([`merges`]): the
+//! vocabulary is learnt from the training texts. Learning is our own and short: the
 //! library's depends on the order of a hash map, and the same texts must always give the same
 //! tokenizer, to the byte.
 
