@@ -9,7 +9,14 @@ use std::time::Duration;
 /// Multimodal Transformers: from a table of text, images, audio and video to a
 /// working model.
 #[derive(Parser, Debug)]
-#[command(name = "sensorium", version, about, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "sensorium",
+    version,
+    about = "Multimodal Transformers: from a table of text, images, audio and video to a working model",
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
@@ -47,7 +54,10 @@ impl std::str::FromStr for TypedColumn {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (column, kind) = text.rsplit_once('=').ok_or("expected COLUMN=TYPE, as photo=image")?;
-        Ok(Self { column: column.to_owned(), kind: kind.parse().map_err(|e: sensorium::rooms::data::DataError| e.to_string())? })
+        Ok(Self {
+            column: column.to_owned(),
+            kind: kind.parse().map_err(|e: sensorium::rooms::data::DataError| e.to_string())?,
+        })
     }
 }
 

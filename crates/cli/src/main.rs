@@ -50,5 +50,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Whether the reader of our output has gone, as `| head` does: not a fault.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|c| c.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
+    error
+        .chain()
+        .any(|c| c.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
 }

@@ -188,7 +188,8 @@ mod tests {
     use super::*;
 
     fn two_columns() -> Result<Inputs> {
-        let text = ColumnInput::new(vec![0, 1, 2], Offsets::from_lengths([2, 1, 3]), Values::Tokens(vec![1, 2, 3, 4, 5, 6]))?;
+        let text =
+            ColumnInput::new(vec![0, 1, 2], Offsets::from_lengths([2, 1, 3]), Values::Tokens(vec![1, 2, 3, 4, 5, 6]))?;
         let numbers = Tensor::from_slice(&[2, 1], &[0.5, 0.7])?;
         let number = ColumnInput::new(vec![0, 2], Offsets::from_lengths([1, 1]), Values::Numbers(numbers))?;
         Ok(Inputs { samples: 3, columns: vec![text, number] })

@@ -47,7 +47,7 @@ pub struct MultimodalModel {
 }
 
 impl MultimodalModel {
-    /// Builds the model and its parameters: `towers.{i}`, `fusion`, `head`.
+    /// Builds the model and its parameters: `towers.{column}`, `fusion`, `head`.
     ///
     /// # Errors
     /// When the configuration makes no sense.
@@ -72,12 +72,16 @@ impl MultimodalModel {
         if config.columns.is_empty() || config.outputs == 0 {
             return Err(ModelError::config("model", "needs at least one column and one output"));
         }
-        let towers = config
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(i, c)| Tower::new(&mut b.scope(format_args!("towers.{i}")), &c.tower))
-            .collect::<Result<Vec<_>>>()?;
+        let mut names = std::collections::HashSet::new();
+        let mut towers = Vec::with_capacity(config.columns.len());
+        for (i, c) in config.columns.iter().enumerate() {
+            let mut name = part_name(&c.name);
+            if !names.insert(name.clone()) {
+                name = format!("{name}-{i}");
+                names.insert(name.clone());
+            }
+            towers.push(Tower::new(&mut b.scope(format_args!("towers.{name}")), &c.tower)?);
+        }
         let dims: Vec<usize> = config.columns.iter().map(|c| c.tower.dim()).collect();
         let fusion = Fusion::new(&mut b.scope("fusion"), &config.fusion, &dims)?;
         let head = Linear::new(&mut b.scope("head"), config.fusion.dim, config.outputs, true)?;
@@ -138,4 +142,9 @@ impl MultimodalModel {
         let logits = self.head.forward(cx, &fused.vectors)?;
         Ok(Output { logits, vectors: fused.vectors, gates: fused.gates })
     }
+}
+
+/// A column's name as a part of parameters' names: no dots, no blanks.
+fn part_name(column: &str) -> String {
+    column.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }

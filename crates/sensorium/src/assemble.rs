@@ -4,9 +4,7 @@
 use crate::config::{FitConfig, TowerSection};
 use crate::{Error, Result};
 use sensorium_data::processor::{AudioProcessor, ImageProcessor, TextProcessor, VideoProcessor};
-use sensorium_data::{
-    Augmentation, DataPlan, LabelOptions, PlanOptions, Processor, Tokenizer, TokenizerOptions,
-};
+use sensorium_data::{Augmentation, DataPlan, LabelOptions, PlanOptions, Processor, Tokenizer, TokenizerOptions};
 use sensorium_model::towers::{
     AudioTowerConfig, FeaturesTowerConfig, ImageTowerConfig, TabularTowerConfig, TextTowerConfig, VideoTowerConfig,
 };
@@ -191,4 +189,3 @@ fn transformer(place: &str, tower: &TowerSection) -> Result<TransformerConfig> {
     block.validate(place)?;
     Ok(TransformerConfig { layers: tower.layers.ok_or_else(|| missing("layers"))?, block })
 }
-

@@ -166,9 +166,7 @@ impl Objective {
                         probabilities.push(above);
                         Decision::class(probabilities)
                     }
-                    LabelTask::Regression => {
-                        Decision::Value(f64::from(row[0]) * self.label.std + self.label.mean)
-                    }
+                    LabelTask::Regression => Decision::Value(f64::from(row[0]) * self.label.std + self.label.mean),
                 }
             })
             .collect()
@@ -190,7 +188,8 @@ impl Objective {
 
 impl Decision {
     fn class(probabilities: Vec<f64>) -> Self {
-        let best = (0..probabilities.len()).max_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]).then(b.cmp(a)));
+        let best =
+            (0..probabilities.len()).max_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]).then(b.cmp(a)));
         Self::Class(best.unwrap_or(0), probabilities)
     }
 

@@ -25,8 +25,7 @@ pub fn run(arguments: &FitArguments) -> anyhow::Result<ExitCode> {
         flag.raise();
         eprintln!("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once");
     })?;
-    let options =
-        FitOptions { out: out.clone(), resume: arguments.resume, time_limit: arguments.time_limit, stop };
+    let options = FitOptions { out: out.clone(), resume: arguments.resume, time_limit: arguments.time_limit, stop };
     let fitted = fit(&config, &options, &mut Terminal::new())?;
     if fitted.summary.stopped == Stopped::Interrupted {
         eprintln!("interrupted at step {}; go on with the same command and --resume", fitted.summary.steps);

@@ -67,9 +67,12 @@ pub fn run(arguments: &PredictArguments) -> anyhow::Result<ExitCode> {
 /// The sample given on the command line, by the model's columns.
 fn values(model: &Model, a: &PredictArguments) -> Result<Vec<(String, Value)>, Error> {
     let mut values = Vec::new();
-    for (value, modality) in
-        [(&a.text, Modality::Text), (&a.image, Modality::Image), (&a.audio, Modality::Audio), (&a.video, Modality::Video)]
-    {
+    for (value, modality) in [
+        (&a.text, Modality::Text),
+        (&a.image, Modality::Image),
+        (&a.audio, Modality::Audio),
+        (&a.video, Modality::Video),
+    ] {
         if let Some(value) = value {
             values.push((only_column(model, modality)?, Value::Text(value.clone())));
         }
@@ -128,7 +131,9 @@ impl<W: Write> Answers<W> {
                 let label = match &p.decision {
                     Some(sensorium::Decision::Value(v)) => json!(v),
                     Some(sensorium::Decision::Labels(l)) => {
-                        json!(self.classes.iter().zip(l).filter(|(_, p)| **p >= 0.5).map(|(c, _)| c).collect::<Vec<_>>())
+                        json!(
+                            self.classes.iter().zip(l).filter(|(_, p)| **p >= 0.5).map(|(c, _)| c).collect::<Vec<_>>()
+                        )
                     }
                     _ => json!(p.label),
                 };

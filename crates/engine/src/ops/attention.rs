@@ -161,7 +161,12 @@ pub fn attention_weights<E: Element>(
 ) -> Result<Tensor<E>> {
     let plan = plan((q, k, k), (queries, keys), config, None)?;
     if segment >= queries.segments() {
-        return Err(EngineError::Index { op: "attention_weights", index: segment, position: 0, limit: queries.segments() });
+        return Err(EngineError::Index {
+            op: "attention_weights",
+            index: segment,
+            position: 0,
+            limit: queries.segments(),
+        });
     }
     let (n, m) = (queries.length(segment), keys.length(segment));
     let mut out = Tensor::any(&[config.heads, n, m]);
@@ -374,8 +379,7 @@ unsafe fn backward_task<E: Element>(
 ) {
     let (queries, keys) = (plan.queries.range(segment), plan.keys.range(segment));
     let (heads, kv_heads, dim, value_dim) = (plan.config.heads, plan.config.kv_heads, plan.dim, plan.value_dim);
-    let (q_width, k_width, v_width, o_width) =
-        (heads * dim, kv_heads * dim, kv_heads * value_dim, heads * value_dim);
+    let (q_width, k_width, v_width, o_width) = (heads * dim, kv_heads * dim, kv_heads * value_dim, heads * value_dim);
     let dk = || {
         let first = keys.start * k_width + kv_head * dim;
         // SAFETY: this task's own rows and columns.
@@ -528,7 +532,9 @@ mod tests {
                     let total: f64 = (0..seen).map(score).sum();
                     for x in 0..value_dim {
                         out[(qs.start + i) * c.heads * value_dim + h * value_dim + x] = (0..seen)
-                            .map(|j| score(j) / total * v.data()[(ks.start + j) * c.kv_heads * value_dim + g * value_dim + x])
+                            .map(|j| {
+                                score(j) / total * v.data()[(ks.start + j) * c.kv_heads * value_dim + g * value_dim + x]
+                            })
                             .sum();
                     }
                 }

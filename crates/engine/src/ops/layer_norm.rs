@@ -72,15 +72,13 @@ fn record<E: Element>(
         let parts = x.shape().rows().div_ceil(step);
         let mut partials = crate::Buffer::<E>::zeros((parts * 2 * cols).max(2 * cols));
         let (xd, wd, sd) = (x.data(), weight.data(), stats.data());
-        d.data_mut()
-            .par_chunks_mut(step * cols)
-            .zip(partials.par_chunks_mut(2 * cols))
-            .enumerate()
-            .for_each(|(i, (d, part))| {
+        d.data_mut().par_chunks_mut(step * cols).zip(partials.par_chunks_mut(2 * cols)).enumerate().for_each(
+            |(i, (d, part))| {
                 let first = i * step;
                 let n = d.len() / cols;
                 backward_rows(&xd[first * cols..][..d.len()], &sd[first * 2..][..n * 2], wd, d, part);
-            });
+            },
+        );
         let (sums, rest) = partials.split_at_mut(2 * cols);
         for part in rest.chunks(2 * cols) {
             for (s, p) in sums.iter_mut().zip(part) {

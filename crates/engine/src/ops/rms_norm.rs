@@ -26,15 +26,13 @@ pub fn rms_norm<E: Element>(tape: &Tape<E>, x: &Var<E>, weight: &Var<E>, eps: f6
         let step = rows_per_task(cols).max(rows.div_ceil(32)).max(1);
         let mut partials = crate::Buffer::<E>::zeros(rows.div_ceil(step).max(1) * cols);
         let (xd, wd, sd) = (vx.data(), vw.data(), inverse.data());
-        d.data_mut()
-            .par_chunks_mut(step * cols)
-            .zip(partials.par_chunks_mut(cols))
-            .enumerate()
-            .for_each(|(i, (d, part))| {
+        d.data_mut().par_chunks_mut(step * cols).zip(partials.par_chunks_mut(cols)).enumerate().for_each(
+            |(i, (d, part))| {
                 let first = i * step;
                 let n = d.len() / cols;
                 backward_rows(&xd[first * cols..][..d.len()], &sd[first..][..n], wd, d, part);
-            });
+            },
+        );
         let (sums, rest) = partials.split_at_mut(cols);
         for part in rest.chunks(cols) {
             for (s, p) in sums.iter_mut().zip(part) {
@@ -93,12 +91,7 @@ mod tests {
     #[test]
     fn a_row_of_zeros_stays_zero() -> Result<()> {
         let tape = Tape::<f32>::inference();
-        let y = rms_norm(
-            &tape,
-            &Var::constant(Tensor::zeros(&[1, 4])),
-            &Var::constant(Tensor::full(&[4], 3.0)),
-            1e-6,
-        )?;
+        let y = rms_norm(&tape, &Var::constant(Tensor::zeros(&[1, 4])), &Var::constant(Tensor::full(&[4], 3.0)), 1e-6)?;
         assert_eq!(y.data(), [0.0; 4]);
         Ok(())
     }

@@ -28,7 +28,10 @@ pub fn rotary<E: Element>(tape: &Tape<E>, x: &Var<E>, positions: &[u32], config:
     let (rows, cols) = matrix("rotary", "x", x)?;
     let Rotary { heads, dims, base, .. } = config;
     if heads == 0 || cols % heads != 0 || dims % 2 != 0 || dims > cols / heads {
-        return Err(EngineError::setting("rotary", format!("{dims} of the features of {heads} heads in {cols} columns")));
+        return Err(EngineError::setting(
+            "rotary",
+            format!("{dims} of the features of {heads} heads in {cols} columns"),
+        ));
     }
     if positions.len() != rows {
         return Err(EngineError::setting("rotary", format!("{} positions for {rows} rows", positions.len())));

@@ -121,11 +121,7 @@ impl Tower {
 type Encoded = (Var, Offsets, Var);
 
 fn wrong_kind(expected: &str, column: &ColumnInput) -> ModelError {
-    ModelError::Input {
-        column: "of the batch".into(),
-        expected: expected.into(),
-        got: column.values().kind().into(),
-    }
+    ModelError::Input { column: "of the batch".into(), expected: expected.into(), got: column.values().kind().into() }
 }
 
 /// Learned positions within each segment.

@@ -13,7 +13,8 @@ pub fn reference() -> String {
         include_str!("../../../train/src/config.rs"),
         include_str!("../../../media/src/limits.rs"),
     ];
-    let defaults = FitConfig { train: sensorium_train::TrainConfig { epochs: 0, ..Default::default() }, ..Default::default() };
+    let defaults =
+        FitConfig { train: sensorium_train::TrainConfig { epochs: 0, ..Default::default() }, ..Default::default() };
     let mut table = toml::Table::try_from(defaults).unwrap_or_default();
     let mut out = String::from(
         "# Every key of a Sensorium configuration with its default.\n\
@@ -47,7 +48,11 @@ fn write_section(out: &mut String, section: &str, name: &str, values: &toml::Tab
     let mut nested = Vec::new();
     for field in &fields {
         match values.get(&field.name) {
-            Some(toml::Value::Table(inner)) if !inner.is_empty() || field.kind.chars().next().is_some_and(char::is_uppercase) && !field.kind.starts_with("BTreeMap") => {
+            Some(toml::Value::Table(inner))
+                if !inner.is_empty()
+                    || field.kind.chars().next().is_some_and(char::is_uppercase)
+                        && !field.kind.starts_with("BTreeMap") =>
+            {
                 nested.push((field, inner));
                 continue;
             }
@@ -79,7 +84,8 @@ struct Field {
 /// The public fields of a struct, read from the source that declares it.
 fn fields(name: &str, sources: &[&str]) -> Vec<Field> {
     let head = format!("pub struct {name} {{");
-    let Some(body) = sources.iter().find_map(|s| s.split_once(&head)).and_then(|(_, rest)| rest.split_once("\n}")) else {
+    let Some(body) = sources.iter().find_map(|s| s.split_once(&head)).and_then(|(_, rest)| rest.split_once("\n}"))
+    else {
         return Vec::new();
     };
     let (mut fields, mut docs) = (Vec::new(), Vec::new());
@@ -102,13 +108,25 @@ mod tests {
     fn the_reference_is_a_valid_configuration_with_every_default() {
         let text = reference();
         let read = super::super::from_toml(&text, &[]).unwrap_or_else(|e| panic!("{e}\n{text}"));
-        assert_eq!(read, FitConfig { train: sensorium_train::TrainConfig { epochs: 0, ..Default::default() }, ..Default::default() });
+        assert_eq!(
+            read,
+            FitConfig { train: sensorium_train::TrainConfig { epochs: 0, ..Default::default() }, ..Default::default() }
+        );
     }
 
     #[test]
     fn every_key_of_the_defaults_is_explained() {
         let text = reference();
-        for key in ["table", "class_weights", "max_tokens", "patch_size", "modality_dropout", "early_stopping", "max_pixels", "hidden"] {
+        for key in [
+            "table",
+            "class_weights",
+            "max_tokens",
+            "patch_size",
+            "modality_dropout",
+            "early_stopping",
+            "max_pixels",
+            "hidden",
+        ] {
             let at = text.find(&format!("{key} =")).or_else(|| text.find(&format!("{key}]")));
             assert!(at.is_some(), "{key} is not in the reference:\n{text}");
         }

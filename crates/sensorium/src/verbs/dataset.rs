@@ -4,8 +4,8 @@ use crate::batch::Batch;
 use crate::config::FitConfig;
 use crate::{Error, Result};
 use sensorium_data::{
-    Augmentation, BatchSize, Cache, DataPlan, Loader, LoaderOptions, Schema, SchemaOptions, SplitOptions, Splits, Table,
-    TableOptions, Value,
+    Augmentation, BatchSize, Cache, DataPlan, Loader, LoaderOptions, Schema, SchemaOptions, SplitOptions, Splits,
+    Table, TableOptions, Value,
 };
 use sensorium_train::{Batches, BoxError, Source, TrainConfig};
 use std::path::{Path, PathBuf};
@@ -47,7 +47,8 @@ impl Dataset {
         };
         let schema = Schema::infer(&table, &options)?;
         let label = schema.label().map(|c| c.name.clone());
-        let stratify = label.filter(|_| config.data.stratify && config.label.task != Some(sensorium_data::LabelTask::Regression));
+        let stratify =
+            label.filter(|_| config.data.stratify && config.label.task != Some(sensorium_data::LabelTask::Regression));
         let splits = Splits::of(
             &table,
             &SplitOptions {

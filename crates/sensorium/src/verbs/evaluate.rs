@@ -307,7 +307,10 @@ fn notes(answered: &Answered, asked: usize) -> Vec<String> {
         notes.push(format!("{} of {asked} rows have a cell that could not be used", s.bad));
     }
     if answered.rows.len() < asked {
-        notes.push(format!("{} of {asked} rows were left out: unreadable, or without a known label", asked - answered.rows.len()));
+        notes.push(format!(
+            "{} of {asked} rows were left out: unreadable, or without a known label",
+            asked - answered.rows.len()
+        ));
     }
     if s.truncated > 0 {
         notes.push(format!("{} texts are longer than the model reads and lost their end", s.truncated));

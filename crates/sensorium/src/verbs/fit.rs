@@ -206,11 +206,8 @@ struct Validation {
 impl Validation {
     fn new(dataset: &Dataset, model: &Model) -> Result<Self> {
         let rows = &dataset.splits.val;
-        let loader = if rows.is_empty() {
-            None
-        } else {
-            Some(dataset.in_order(&model.plan, rows, &model.config, true)?)
-        };
+        let loader =
+            if rows.is_empty() { None } else { Some(dataset.in_order(&model.plan, rows, &model.config, true)?) };
         Ok(Self { loader })
     }
 }

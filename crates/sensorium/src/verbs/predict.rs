@@ -6,7 +6,9 @@ use crate::saved::Model;
 use crate::task::Decision;
 use crate::{Error, Result};
 use rayon::prelude::*;
-use sensorium_data::{Binding, Modality, OnBad, Pack, Problem, Sample, Sampler, Table, TableOptions, Value};
+use sensorium_data::{
+    Binding, ColumnPlan, Modality, OnBad, Pack, Problem, Processor, Sample, Sampler, Table, TableOptions, Value,
+};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
@@ -55,10 +57,8 @@ pub fn predict_table(
     let table = Table::open(path, &TableOptions::default())?;
     let binding = Binding::new(&model.plan, &table)?;
     let sampler = Sampler::new(model.plan.clone(), table.folder(), open_cache(&model.config)?);
-    let mut counts = Counts {
-        absent: binding.absent(&model.plan).into_iter().map(str::to_owned).collect(),
-        ..Counts::default()
-    };
+    let mut counts =
+        Counts { absent: binding.absent(&model.plan).into_iter().map(str::to_owned).collect(), ..Counts::default() };
     let size = model.config.train.batch_size.clamp(1, 256) as u64;
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(2);
@@ -121,9 +121,14 @@ pub fn predict_values(model: &Model, values: &[(String, Value)], folder: &Path) 
 /// # Errors
 /// When there is none, or more than one.
 pub fn only_column(model: &Model, modality: Modality) -> Result<String> {
-    let mut columns: Vec<&str> =
-        model.plan.columns.iter().filter(|c| c.modality == modality && !c.sound_track).map(|c| c.source.as_str()).collect();
-    columns.dedup();
+    let sources = |wanted: &dyn Fn(&ColumnPlan) -> bool| -> Vec<&str> {
+        model.plan.columns.iter().filter(|c| wanted(c) && !c.sound_track).map(|c| c.source.as_str()).collect()
+    };
+    let mut columns = sources(&|c| c.modality == modality);
+    if columns.is_empty() && modality == Modality::Text {
+        // A text of few different values is read as a category.
+        columns = sources(&|c| matches!(c.processor, Processor::Category(_)));
+    }
     match columns.as_slice() {
         [one] => Ok((*one).to_owned()),
         [] => Err(Error::Request(format!(

@@ -67,7 +67,8 @@ pub(crate) fn write_card(
     split: &str,
 ) -> Result<()> {
     let label = &model.learner.objective.label;
-    let mut card = format!("# {}\n\nA multimodal model made by Sensorium. It predicts `{}`", label.column, label.column);
+    let mut card =
+        format!("# {}\n\nA multimodal model made by Sensorium. It predicts `{}`", label.column, label.column);
     card += &match label.task {
         LabelTask::Regression => " (a number)".to_owned(),
         _ => format!(" (one of: {})", label.classes.join(", ")),
@@ -93,7 +94,8 @@ pub(crate) fn write_card(
 
 fn facts(model: &Model, summary: Option<&Summary>) -> Vec<(String, String)> {
     let (all, trainable) = model.learner.params.count();
-    let inputs: Vec<String> = model.plan.columns.iter().map(|c| format!("{} ({})", c.name, c.modality.name())).collect();
+    let inputs: Vec<String> =
+        model.plan.columns.iter().map(|c| format!("{} ({})", c.name, c.modality.name())).collect();
     let mut facts = vec![
         ("inputs".to_owned(), inputs.join(", ")),
         ("fusion".to_owned(), format!("{:?}", model.config.fusion.kind).to_lowercase()),
@@ -107,7 +109,10 @@ fn facts(model: &Model, summary: Option<&Summary>) -> Vec<(String, String)> {
             Stopped::TimeLimit => "time limit",
             Stopped::Interrupted => "interrupted",
         };
-        facts.push(("training".to_owned(), format!("{} epochs, {} steps, {}, {why}", s.epochs, s.steps, super::fit::duration(s.seconds))));
+        facts.push((
+            "training".to_owned(),
+            format!("{} epochs, {} steps, {}, {why}", s.epochs, s.steps, super::fit::duration(s.seconds)),
+        ));
         if s.skipped > 0 {
             facts.push(("skipped steps".to_owned(), s.skipped.to_string()));
         }
