@@ -244,10 +244,8 @@ impl Evaluation {
 }
 
 impl Comparison {
-    /// Metrics side by side with the difference, its interval and p-value, then the changed rows.
-    ///
-    /// `ids` names the rows, such as by an identifier column; without it they count from 1.
-    pub fn to_text(&self, ids: Option<&[String]>) -> String {
+    /// Metrics side by side with the difference, its interval and p-value.
+    pub fn metrics_table(&self) -> String {
         let mut table = Table::new([
             (format!("{} rows", self.after.rows), Align::Left),
             ("before".to_owned(), Align::Right),
@@ -270,7 +268,14 @@ impl Comparison {
                 p_value(difference.p_value),
             ]);
         }
-        let mut text = table.to_text();
+        table.to_text()
+    }
+
+    /// [`Comparison::metrics_table`], then the changed rows.
+    ///
+    /// `ids` names the rows, such as by an identifier column; without it they count from 1.
+    pub fn to_text(&self, ids: Option<&[String]>) -> String {
+        let mut text = self.metrics_table();
         if let Some(test) = &self.mcnemar {
             let _ = writeln!(
                 text,

@@ -2,12 +2,13 @@
 
 use crate::arguments::InspectArguments;
 use sensorium::rooms::data::inspect::{InspectOptions, inspect};
-use sensorium::rooms::data::{SchemaOptions, Table, TableOptions};
+use sensorium::rooms::data::{SchemaOptions, SplitOptions, Table, TableOptions};
 use std::io::Write;
 use std::process::ExitCode;
 
 pub fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let table = Table::open(&arguments.table, &TableOptions::default())?;
+    let defaults = sensorium::FitConfig::default().data;
     let options = InspectOptions {
         schema: SchemaOptions {
             label: arguments.label.clone(),
@@ -15,6 +16,8 @@ pub fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
             ignore: arguments.ignore.clone(),
             split: None,
         },
+        // The splits that a fit would make.
+        split: SplitOptions { val: defaults.val, test: defaults.test, ..SplitOptions::default() },
         ..InspectOptions::default()
     };
     let inspection = inspect(&table, &options)?;

@@ -27,7 +27,7 @@ pub struct DataSection {
     pub val: f64,
     /// Share of the rows for the test.
     pub test: f64,
-    /// What becomes of a row that cannot be read: `fail`, `skip` the row, or `null` the cell.
+    /// What becomes of a cell that cannot be read: `fail`, `skip` its row, or `null`: as if missing.
     pub on_error: OnBad,
     /// Training stops when more than this share of the rows is unreadable.
     pub max_bad_fraction: f64,
@@ -50,7 +50,7 @@ impl Default for DataSection {
             stratify: true,
             val: 0.1,
             test: 0.2,
-            on_error: OnBad::Skip,
+            on_error: OnBad::Null,
             max_bad_fraction: 0.05,
             sound_tracks: true,
             cache: true,
