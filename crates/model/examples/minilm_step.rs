@@ -51,7 +51,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (_, _, pooled) = tower.forward(&cx, &input)?;
         let logits = head.forward(&cx, &pooled)?;
         let loss = ops::cross_entropy(&tape, &logits, &targets, &ops::CrossEntropy::default())?;
-        drop(cx);
         let forward = start.elapsed().as_secs_f64();
         let gradients = tape.backward(&loss)?;
         let backward = start.elapsed().as_secs_f64();

@@ -110,13 +110,13 @@ impl BlockConfig {
     /// When they do not; the error names `part`.
     pub fn validate(&self, part: &str) -> Result<()> {
         let err = |problem: String| Err(ModelError::config(part, problem));
-        if self.hidden == 0 || self.heads == 0 || self.hidden % self.heads != 0 {
+        if self.hidden == 0 || self.heads == 0 || !self.hidden.is_multiple_of(self.heads) {
             return err(format!("heads ({}) must divide hidden ({})", self.heads, self.hidden));
         }
-        if self.kv_heads > 0 && self.heads % self.kv_heads != 0 {
+        if self.kv_heads > 0 && !self.heads.is_multiple_of(self.kv_heads) {
             return err(format!("kv_heads ({}) must divide heads ({})", self.kv_heads, self.heads));
         }
-        if self.rotary_base.is_some() && (self.hidden / self.heads) % 2 != 0 {
+        if self.rotary_base.is_some() && !(self.hidden / self.heads).is_multiple_of(2) {
             return err("rotary positions need an even head width".into());
         }
         for (name, p) in

@@ -53,7 +53,7 @@ impl AudioTower {
     /// # Errors
     /// When the configuration makes no sense.
     pub fn new(b: &mut Builder<'_>, c: &AudioTowerConfig) -> Result<Self> {
-        if c.kernel % 2 == 0 || c.strides.is_empty() || c.strides.contains(&0) || c.mels == 0 {
+        if c.kernel.is_multiple_of(2) || c.strides.is_empty() || c.strides.contains(&0) || c.mels == 0 {
             return Err(ModelError::config(
                 "audio tower",
                 format!("kernel {} must be odd, strides {:?} and mels {} positive", c.kernel, c.strides, c.mels),
