@@ -17,31 +17,31 @@ cargo build --release --locked -p sensorium-cli --bin sensorium -p sensorium --e
 release=${CARGO_TARGET_DIR:-target}/release
 [ -f "$table" ] || "$release/examples/mosi_table" "$source" "$table"
 
-# Trains a model of some columns: fit NAME "COLUMN..." [--set KEY=VALUE]...
+# Trains a model of some columns: fit NAME "COLUMN..." [SETTING...]
 fit() {
-    local name=$1 kept=" $2 " column leave=()
+    local name=$1 kept=" $2 " column leave=() ignored=video_id
     shift 2
+    models+=("$runs/$name")
     [ -f "$runs/$name/metrics.json" ] && return
+    # Settings take the place of the configuration's: all columns to leave out are named here.
     for column in text {text,audio,video}_{features,context}; do
         case "$kept" in
             *" $column "*) ;;
-            *) leave+=(--ignore "$column") ;;
+            *) leave+=("\"$column\"") ;;
         esac
     done
+    ignored=$(printf ', %s' "\"$ignored\"" "${leave[@]}")
     echo "training $runs/$name" >&2
-    "$release/sensorium" fit examples/mosi/mosi.toml "${leave[@]}" "$@" --out "$runs/$name" >/dev/null
-}
-
-models=()
-compare_part() {
-    "$release/examples/compare" "$table" "$runs/$1.html" "${models[@]}" | tee "$runs/$1.txt"
-    models=()
+    "$release/sensorium" fit examples/mosi/mosi.toml --set "data.ignore=[${ignored:2}]" "$@" --out "$runs/$name" >/dev/null
 }
 
 for part in alone context; do
-    text="text text_features" audio=audio_features video=video_features
+    models=()
+    text=text_features audio=audio_features video=video_features
     if [ "$part" = context ]; then
         text+=" text_context" audio+=" audio_context" video+=" video_context"
+    else
+        fit alone/words text
     fi
     fit "$part/text" "$text"
     fit "$part/audio" "$audio"
@@ -49,6 +49,5 @@ for part in alone context; do
     for fusion in concat weighted attention; do
         fit "$part/$fusion" "$text $audio $video" --set "fusion.kind=$fusion"
     done
-    for name in text audio video concat weighted attention; do models+=("$runs/$part/$name"); done
-    compare_part "$part"
+    "$release/examples/compare" "$table" "$runs/$part.html" "${models[@]}" | tee "$runs/$part.txt"
 done

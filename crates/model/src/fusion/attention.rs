@@ -1,12 +1,14 @@
 //! Attention fusion: a Transformer over the tokens of all columns.
 
-use super::{Fused, FusionConfig};
+use super::{Fused, FusionConfig, Present};
 use crate::{BlockConfig, Context, Features, LayerNorm, Linear, NormKind, Result, Transformer, TransformerConfig};
 use sensorium_engine::{Builder, Init, Offsets, ParamId, Var, ops};
 
 /// One sequence per sample: a fusion token and the tokens of every present
 /// column, each with its column's embedding; the fusion token's last state is
-/// the fused vector.
+/// the fused vector. It starts as a learned vector plus the mean of the
+/// columns' pooled vectors, so that attention refines what the towers already
+/// say instead of having to find it first.
 ///
 /// With bottleneck tokens (Nagrani et al., "Attention bottlenecks for
 /// multimodal fusion", 2021) each column's tokens see only themselves and the
@@ -68,13 +70,24 @@ impl AttentionFusion {
     pub fn forward(&self, cx: &Context<'_>, features: &[Features], samples: usize) -> Result<Fused> {
         let t = cx.tape;
         let columns = cx.param(self.column);
-        let mut parts = Vec::new();
+        let (mut parts, mut pooled, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         for (i, (f, (norm, projection))) in features.iter().zip(self.norms.iter().zip(&self.projections)).enumerate() {
             let x = projection.forward(cx, &norm.forward(cx, &f.tokens)?)?;
             let x = ops::add_rows_broadcast(t, &x, &columns, &vec![i as u32; x.rows()])?;
             parts.push(cx.dropout(x, self.dropout)?);
+            let (vectors, r) = f.sample_vectors(cx, samples)?;
+            pooled.push(projection.forward(cx, &norm.forward(cx, &vectors)?)?);
+            rows.push(r);
         }
-        parts.push(cx.param(self.tokens));
+        let present = Present::new(&rows, samples);
+        let vectors = ops::concat_rows(t, &pooled.iter().collect::<Vec<_>>())?;
+        let vectors = ops::gather_rows(t, &vectors, &present.rows)?;
+        let mean = ops::pool(t, &vectors, &present.offsets, ops::Pooling::Mean)?;
+        let own = self.bottleneck.max(1) as u32;
+        let (of_sample, of_token): (Vec<u32>, Vec<u32>) =
+            (0..samples as u32).flat_map(|s| (0..own).map(move |k| (s, k))).unzip();
+        let starts = ops::gather_rows(t, &mean, &of_sample)?;
+        parts.push(ops::add_rows_broadcast(t, &starts, &cx.param(self.tokens), &of_token)?);
         let all = ops::concat_rows(t, &parts.iter().collect::<Vec<_>>())?;
         let vectors = if self.bottleneck == 0 {
             self.together(cx, features, samples, &all)?
@@ -84,15 +97,15 @@ impl AttentionFusion {
         Ok(Fused { vectors: cx.dropout(vectors, self.dropout)?, gates: None })
     }
 
-    /// `all`: the tokens of every column, then the fusion token.
+    /// `all`: the tokens of every column, then each sample's fusion token.
     fn together(&self, cx: &Context<'_>, features: &[Features], samples: usize, all: &Var) -> Result<Var> {
-        let own = all.rows() as u32 - 1;
+        let own = (all.rows() - samples) as u32;
         let mut index = Vec::new();
         let mut lengths = Vec::with_capacity(samples);
         let places = places(features, samples);
-        for sample in &places {
+        for (s, sample) in places.iter().enumerate() {
             let before = index.len();
-            index.push(own);
+            index.push(own + s as u32);
             for segment in sample.iter().flatten() {
                 index.extend(segment.clone());
             }
@@ -104,15 +117,16 @@ impl AttentionFusion {
         Ok(ops::pool(cx.tape, &x, &offsets, ops::Pooling::First)?)
     }
 
-    /// `all`: the tokens of every column, then the bottleneck tokens.
+    /// `all`: the tokens of every column, then each sample's bottleneck tokens.
     fn through_bottleneck(&self, cx: &Context<'_>, features: &[Features], samples: usize, all: &Var) -> Result<Var> {
         let t = cx.tape;
         let n = self.bottleneck as u32;
-        let first = all.rows() as u32 - n;
+        let own = all.rows() as u32 - samples as u32 * n;
         // One segment per present (sample, column): bottleneck, then tokens;
         // a sample with nothing at all is its bottleneck alone.
         let (mut index, mut lengths, mut groups) = (Vec::new(), Vec::new(), Vec::new());
-        for sample in places(features, samples) {
+        for (s, sample) in places(features, samples).into_iter().enumerate() {
+            let first = own + s as u32 * n;
             let present: Vec<_> = sample.into_iter().filter(|c| !c.is_empty()).collect();
             groups.push(present.len().max(1));
             for column in if present.is_empty() { vec![Vec::new()] } else { present } {
