@@ -306,14 +306,14 @@ say "5. The comparison, on test rows that no model has seen"
 "$release/examples/compare" "$data/stamps.csv" "$runs/report.html" "${folders[@]}"
 
 say "6. Answers for new rows, some with one caption and some with the other"
-note "sensorium predict $runs/attention examples/stamps/new.csv"
-"$sensorium" predict "$runs/attention" examples/stamps/new.csv
+note "sensorium predict $runs/concat examples/stamps/new.csv"
+"$sensorium" predict "$runs/concat" examples/stamps/new.csv
 
 say "7. What to try next"
 cat >&2 <<HELP
   open $runs/report.html                    the comparison as a page; each model's folder has its own
-  $sensorium predict $runs/attention --input caption="A brown horse." --image PICTURE.png
-  $sensorium evaluate $runs/attention $data/stamps.csv --split test
+  $sensorium predict $runs/concat --input caption="A brown horse." --image PICTURE.png
+  $sensorium evaluate $runs/concat $data/stamps.csv --split test
   $sensorium inspect YOUR_TABLE.csv
   $sensorium fit YOUR_TABLE.csv --label COLUMN --out runs/mine
   docs/quickstart.md explains what happened here, docs/data.md what your own table should look like.
