@@ -113,6 +113,12 @@ impl ColumnInput {
         &self.values
     }
 
+    /// Whether no sample of the batch has the column. Its values then may have
+    /// any width: nobody has seen one.
+    pub fn is_empty(&self) -> bool {
+        self.offsets.total() == 0
+    }
+
     fn retain(&self, keep: impl Fn(u32) -> bool) -> Self {
         let kept: Vec<usize> = (0..self.sample_of.len()).filter(|s| keep(self.sample_of[*s])).collect();
         if kept.len() == self.sample_of.len() {

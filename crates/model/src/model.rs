@@ -139,8 +139,17 @@ impl MultimodalModel {
     /// When the features are not those of the model's columns.
     pub fn fuse(&self, cx: &Context<'_>, features: &[Features], samples: usize) -> Result<Output> {
         let fused = self.fusion.forward(cx, features, samples)?;
-        let logits = self.head.forward(cx, &fused.vectors)?;
+        let logits = self.head(cx, &fused.vectors)?;
         Ok(Output { logits, vectors: fused.vectors, gates: fused.gates })
+    }
+
+    /// Fused vectors `[samples, dim]` to logits `[samples, outputs]`: the head
+    /// alone.
+    ///
+    /// # Errors
+    /// When the vectors are not as wide as the model's.
+    pub fn head(&self, cx: &Context<'_>, vectors: &Var) -> Result<Var> {
+        self.head.forward(cx, vectors)
     }
 }
 

@@ -1,9 +1,10 @@
 //! A model with its weights and its label: what is trained, and what answers.
 
 use crate::batch::Batch;
+use crate::mixup::Blend;
 use crate::task::{Decision, Objective};
 use crate::{Error, Result};
-use sensorium_engine::{Params, Tape, Tensor};
+use sensorium_engine::{Params, Tape, Tensor, ops};
 use sensorium_model::{Context, Features, MultimodalModel};
 use sensorium_train::{BoxError, StepContext, StepLoss, Trainable};
 
@@ -91,7 +92,17 @@ impl Trainable for Learner {
         };
         let run = || -> Result<StepLoss> {
             let output = self.model.forward(&cx, &batch.inputs)?;
-            let (loss, weight) = self.objective.loss(tape, &output.logits, &batch.targets)?;
+            let blend = cx.next_random().and_then(|r| Blend::draw(self.objective.mixup, &batch.targets, r));
+            let (loss, weight) = match blend {
+                Some(blend) => {
+                    let logits = self.model.head(&cx, &blend.vectors(tape, &output.vectors)?)?;
+                    let classes = self.objective.outputs();
+                    let wanted = blend.targets(&batch.targets, classes, self.objective.label_smoothing);
+                    let loss = ops::soft_cross_entropy(tape, &logits, wanted.data())?;
+                    (loss, batch.targets.len() as f64)
+                }
+                None => self.objective.loss(tape, &output.logits, &batch.targets)?,
+            };
             Ok(StepLoss {
                 loss,
                 parts: Vec::new(),

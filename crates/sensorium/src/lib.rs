@@ -31,6 +31,7 @@ mod batch;
 pub mod config;
 mod error;
 mod learner;
+mod mixup;
 mod saved;
 mod task;
 mod verbs;

@@ -17,6 +17,9 @@ pub struct Objective {
     /// Share of the target spread over all classes.
     #[serde(default)]
     pub label_smoothing: f64,
+    /// Mixup's alpha; 0 for none.
+    #[serde(default)]
+    pub mixup: f64,
     /// The loss of a regression.
     #[serde(default)]
     pub regression_loss: RegressionLoss,
@@ -47,6 +50,12 @@ impl Objective {
         if section.label_smoothing > 0.0 && !single {
             return Err(wrong("label_smoothing", "applies to single_label only"));
         }
+        if !(0.0..=10.0).contains(&section.mixup) {
+            return Err(wrong("mixup", "expected a number from 0 (none) to 10; 0.2 is usual"));
+        }
+        if section.mixup > 0.0 && (!single || section.class_weights != ClassWeights::None) {
+            return Err(wrong("mixup", "applies to single_label without class_weights only"));
+        }
         let class_weights = match section.class_weights {
             ClassWeights::None => None,
             ClassWeights::Balanced if !single => {
@@ -62,6 +71,7 @@ impl Objective {
             label,
             class_weights,
             label_smoothing: section.label_smoothing,
+            mixup: section.mixup,
             regression_loss: section.regression_loss,
         })
     }
@@ -219,7 +229,7 @@ mod tests {
             mean: 10.0,
             std: 2.0,
         };
-        Objective { label, class_weights: None, label_smoothing: 0.0, regression_loss: RegressionLoss::Mse }
+        Objective { label, class_weights: None, label_smoothing: 0.0, mixup: 0.0, regression_loss: RegressionLoss::Mse }
     }
 
     #[test]

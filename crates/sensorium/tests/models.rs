@@ -160,6 +160,13 @@ fn dropout_and_modality_dropout_do_not_stop_learning() {
 }
 
 #[test]
+fn mixup_trains_every_parameter_too() {
+    let mut learner = learner(fusions().remove(0), LabelTask::SingleLabel);
+    learner.objective.mixup = 0.4;
+    assert_trains(&mut learner, &batch(LabelTask::SingleLabel));
+}
+
+#[test]
 fn frozen_parameters_stay() {
     let mut learner = learner(fusions().remove(2), LabelTask::SingleLabel);
     for (_, p) in learner.params.iter_mut().filter(|(_, p)| p.name.starts_with("towers.image.")) {
@@ -231,6 +238,26 @@ fn taking_columns_away_equals_never_having_had_them() {
             let never = learner.answer(&less).expect("answers");
             assert_eq!(masked.decisions, never.decisions);
         }
+    }
+}
+
+/// A batch in which no sample has a column does not know the column's width.
+#[test]
+fn a_column_that_nobody_has_may_have_any_width() {
+    let none = |values: Values| ColumnInput::new(vec![], Offsets::from_lengths([]), values).expect("a column");
+    for fusion in fusions() {
+        let learner = learner(fusion, LabelTask::SingleLabel);
+        let columns = vec![
+            ColumnInput::new(vec![0], Offsets::from_lengths([2]), Values::Tokens(vec![1, 2])).expect("a column"),
+            none(Values::Images(Tensor::zeros(&[0, 3, 0, 0]))),
+            none(Values::Audio(Tensor::zeros(&[0, 0]))),
+            none(Values::Video(Tensor::zeros(&[0, 3, 0, 0]))),
+            none(Values::Features(Tensor::zeros(&[0, 0]))),
+            none(Values::Numbers(Tensor::zeros(&[0, 1]))),
+            none(Values::Categories(vec![])),
+        ];
+        let batch = Batch { inputs: Inputs { samples: 1, columns }, targets: vec![None], rows: vec![0] };
+        assert_eq!(learner.answer(&batch).expect("an answer").decisions.len(), 1);
     }
 }
 

@@ -12,7 +12,8 @@ pub struct TrainConfig {
     pub optimizer: OptimizerKind,
     /// The highest learning rate, reached after the warm-up.
     pub lr: f64,
-    /// Passes over the training data. May grow when a run is resumed; from there on the
+    /// Passes over the training data; 0: `sensorium fit` chooses by the number of rows, with
+    /// a patience to match. May grow when a run is resumed; from there on the
     /// schedule is that of the longer run.
     pub epochs: u64,
     /// Samples in a batch.
@@ -45,7 +46,7 @@ pub struct TrainConfig {
     /// Each layer of a tower learns at this multiple of the rate of the layer above it,
     /// the embeddings below the first layer likewise; 1: all the same.
     pub layer_decay: f64,
-    /// Multiples of the learning rate by parameter name pattern, as `"text.*" = 0.1`.
+    /// Multiples of the learning rate by parameter name pattern, as `"towers.caption.*" = 0.1`.
     /// Where several patterns match, all of them multiply.
     pub lr_scale: BTreeMap<String, f64>,
     /// Patterns of parameters that stay as they are.

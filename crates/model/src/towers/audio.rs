@@ -4,7 +4,7 @@
 
 use super::{Encoded, Pooling, Positions, wrong_kind};
 use crate::{ColumnInput, Context, Linear, ModelError, Result, Transformer, TransformerConfig, Values};
-use sensorium_engine::{Activation, Builder, Var, ops};
+use sensorium_engine::{Activation, Builder, Tensor, Var, ops};
 use serde::{Deserialize, Serialize};
 
 /// Settings of an audio tower.
@@ -78,6 +78,7 @@ impl AudioTower {
     pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Encoded> {
         let Values::Audio(mel) = column.values() else { return Err(wrong_kind("log-mel frames", column)) };
         let c = &self.config;
+        let mel = if column.is_empty() { &Tensor::zeros(&[0, c.mels]) } else { mel };
         if mel.shape().cols() != c.mels {
             return Err(ModelError::Input {
                 column: "of sound".into(),

@@ -2,7 +2,7 @@
 
 use super::{Encoded, Pooling, Positions, wrong_kind};
 use crate::{ColumnInput, Context, LayerNorm, Linear, Result, Transformer, TransformerConfig, Values};
-use sensorium_engine::{Activation, Builder, Init, ParamId, Var, ops};
+use sensorium_engine::{Activation, Builder, Init, ParamId, Tensor, Var, ops};
 use serde::{Deserialize, Serialize};
 
 /// Settings of a tower over precomputed features.
@@ -72,7 +72,8 @@ impl FeaturesTower {
     pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Encoded> {
         let Values::Features(values) = column.values() else { return Err(wrong_kind("features", column)) };
         let offsets = column.offsets();
-        let x = cx.dropout(Var::constant(values.clone()), self.config.input_dropout)?;
+        let values = if column.is_empty() { Tensor::zeros(&[0, self.config.dim]) } else { values.clone() };
+        let x = cx.dropout(Var::constant(values), self.config.input_dropout)?;
         let x = self.projection.forward_with(cx, &x, Activation::Gelu)?;
         let mut x = cx.dropout(self.norm.forward(cx, &x)?, self.config.transformer.block.dropout)?;
         if let Some((positions, encoder)) = &self.sequence {

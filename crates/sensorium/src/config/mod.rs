@@ -22,7 +22,7 @@ use sensorium_train::TrainConfig;
 use serde::{Deserialize, Serialize};
 
 /// The configuration of a run.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FitConfig {
     /// The table, its columns and splits.
@@ -45,6 +45,24 @@ pub struct FitConfig {
     pub train: TrainConfig,
     /// What media files may cost.
     pub limits: Limits,
+}
+
+impl Default for FitConfig {
+    fn default() -> Self {
+        Self {
+            data: DataSection::default(),
+            label: LabelSection::default(),
+            text: TextSection::default(),
+            image: ImageSection::default(),
+            audio: AudioSection::default(),
+            video: VideoSection::default(),
+            features: FeaturesSection::default(),
+            fusion: FusionSection::default(),
+            // How long to train is chosen by the number of rows.
+            train: TrainConfig { epochs: 0, ..TrainConfig::default() },
+            limits: Limits::default(),
+        }
+    }
 }
 
 /// How the modalities are fused; keys left out follow the towers.

@@ -43,6 +43,11 @@ fn parse(text: &str, place: &str, overrides: &[String]) -> Result<FitConfig> {
     for setting in overrides {
         set(&mut table, setting)?;
     }
+    // Within a section that is there, keys left out take the section's own
+    // defaults; how long to train is to be chosen by the data all the same.
+    if let Some(Value::Table(train)) = table.get_mut("train") {
+        train.entry("epochs").or_insert(Value::Integer(0));
+    }
     typed(table, text, place)
 }
 
@@ -156,6 +161,14 @@ mod tests {
         assert_eq!((c.train.lr, c.train.epochs), (2e-5, 7));
         assert_eq!(c.fusion.kind, sensorium_model::FusionKind::Concat);
         assert_eq!(c.data.types["photo"], sensorium_data::ColumnType::Image);
+        Ok(())
+    }
+
+    #[test]
+    fn epochs_are_automatic_wherever_they_are_left_out() -> Result<()> {
+        assert_eq!(from_toml("", &[])?.train.epochs, 0);
+        assert_eq!(from_toml("[train]\nlr = 0.1\n", &[])?.train.epochs, 0);
+        assert_eq!(from_toml("", &["train.lr=0.1".to_owned()])?.train.epochs, 0);
         Ok(())
     }
 

@@ -13,9 +13,7 @@ pub fn reference() -> String {
         include_str!("../../../train/src/config.rs"),
         include_str!("../../../media/src/limits.rs"),
     ];
-    let defaults =
-        FitConfig { train: sensorium_train::TrainConfig { epochs: 0, ..Default::default() }, ..Default::default() };
-    let mut table = toml::Table::try_from(defaults).unwrap_or_default();
+    let mut table = toml::Table::try_from(FitConfig::default()).unwrap_or_default();
     let mut out = String::from(
         "# Every key of a Sensorium configuration with its default.\n\
          # Keys that are commented out are chosen from the data.\n",
@@ -108,9 +106,16 @@ mod tests {
     fn the_reference_is_a_valid_configuration_with_every_default() {
         let text = reference();
         let read = super::super::from_toml(&text, &[]).unwrap_or_else(|e| panic!("{e}\n{text}"));
-        assert_eq!(
-            read,
-            FitConfig { train: sensorium_train::TrainConfig { epochs: 0, ..Default::default() }, ..Default::default() }
+        assert_eq!(read, FitConfig::default());
+    }
+
+    #[test]
+    fn the_page_in_the_book_shows_this_reference() {
+        let page = include_str!("../../../../docs/configuration.md");
+        let shown = page.split("```toml\n").nth(1).and_then(|p| p.split("```").next()).unwrap_or_default();
+        assert!(
+            shown == reference(),
+            "docs/configuration.md is out of date: print `sensorium config --default` into it"
         );
     }
 

@@ -75,6 +75,8 @@ pub struct LabelSection {
     pub class_weights: ClassWeights,
     /// Share of the target that is spread over all classes.
     pub label_smoothing: f64,
+    /// Alpha of mixup, which trains on blends of samples (0.2 is usual); 0: none.
+    pub mixup: f64,
     /// `mse` or `huber`, for regression.
     pub regression_loss: RegressionLoss,
 }
