@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Prints accuracy and macro F1 of each model with intervals, what fusion gains over the best model
-//! of one modality, and what is left of the fused models when modalities are taken away.
+//! that fuses nothing, and what is left of the fused models when modalities are taken away.
 
 use indexmap::IndexMap;
 use sensorium::evaluate::{EvaluateOptions, Evaluated, evaluate};
@@ -39,9 +39,13 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether the model fuses several modalities.
-    fn fuses(&self) -> bool {
-        self.model.plan.columns.iter().map(|c| c.modality).collect::<BTreeSet<_>>().len() > 1
+    /// Whether the model fuses what another of them takes alone.
+    fn fuses(&self, entries: &[Entry]) -> bool {
+        let own: BTreeSet<&str> = self.model.columns().into_iter().collect();
+        entries.iter().any(|other| {
+            let columns = other.model.columns();
+            columns.len() < own.len() && columns.iter().all(|c| own.contains(c))
+        })
     }
 
     fn accuracy(&self) -> f64 {
@@ -63,12 +67,12 @@ fn compare(table: &Path, report: &Path, folders: &[PathBuf]) -> Result<()> {
     println!("{}", compare_models(&models, &[METRIC, "macro_f1"], false));
 
     let best_of = |fuses: bool| {
-        entries.iter().filter(|e| e.fuses() == fuses).max_by(|a, b| a.accuracy().total_cmp(&b.accuracy()))
+        entries.iter().filter(|e| e.fuses(&entries) == fuses).max_by(|a, b| a.accuracy().total_cmp(&b.accuracy()))
     };
     let (single, fused) = (best_of(false), best_of(true));
     let mut gain = None;
     if let Some(single) = single {
-        for entry in entries.iter().filter(|e| e.fuses()) {
+        for entry in entries.iter().filter(|e| e.fuses(&entries)) {
             let against = EvaluateOptions { no_subsets: true, against: Some(single.model.clone()), ..test.clone() };
             let Some(comparison) = evaluate(&entry.model, table, &against)?.comparison else { continue };
             println!("{}", describe_gain(&entry.name, &single.name, &comparison));
@@ -98,7 +102,7 @@ fn span(interval: Interval) -> String {
 
 /// Accuracy of the fused models with only some of their inputs.
 fn taken_away(entries: &[Entry]) -> String {
-    let fused: Vec<&Entry> = entries.iter().filter(|e| e.fuses()).collect();
+    let fused: Vec<&Entry> = entries.iter().filter(|e| e.fuses(entries)).collect();
     let Some(first) = fused.first() else { return String::new() };
     let columns = fused.iter().map(|e| (e.name.clone(), Align::Right));
     let mut table = Table::new([("inputs".to_owned(), Align::Left)].into_iter().chain(columns));
@@ -127,7 +131,7 @@ fn write_page(
 ) -> Result<()> {
     let label = &shown.model.learner.objective.label.column;
     let title = format!("{label}: one modality alone, and fused");
-    let highlight: Vec<String> = entries.iter().filter(|e| e.fuses()).map(|e| e.name.clone()).collect();
+    let highlight: Vec<String> = entries.iter().filter(|e| e.fuses(entries)).map(|e| e.name.clone()).collect();
     let facts: Vec<(String, String)> = entries
         .iter()
         .map(|e| {
