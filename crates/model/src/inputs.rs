@@ -182,11 +182,6 @@ impl Inputs {
         let columns = self.columns.iter().enumerate().map(|(c, x)| x.retain(|s| kept[s as usize][c])).collect();
         Self { samples: self.samples, columns }
     }
-
-    /// Tokens, frames and rows of all columns together: a measure of work.
-    pub fn tokens(&self) -> usize {
-        self.columns.iter().map(|c| c.offsets.total()).sum()
-    }
 }
 
 #[cfg(test)]

@@ -119,6 +119,13 @@ impl MultimodalModel {
             .collect()
     }
 
+    /// Tokens that the towers make of a batch, patches and frames included: a
+    /// measure of the work.
+    pub fn tokens(&self, inputs: &Inputs) -> usize {
+        let columns = inputs.columns.iter().zip(&self.config.columns);
+        columns.map(|(column, named)| named.tower.tokens(column.offsets().total())).sum()
+    }
+
     /// Inputs to logits; in training, modalities are dropped as configured.
     ///
     /// # Errors

@@ -108,7 +108,7 @@ impl Trainable for Learner {
                 parts: Vec::new(),
                 weight,
                 samples: batch.inputs.samples,
-                tokens: batch.inputs.tokens(),
+                tokens: self.model.tokens(&batch.inputs),
             })
         };
         run().map_err(|e: Error| e.into())

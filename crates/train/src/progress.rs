@@ -162,12 +162,15 @@ impl Observer for Progress {
 }
 
 fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
+    /// What people ask for first; the rest follows by name where there is room.
+    const FIRST: [&str; 9] =
+        ["loss", "accuracy", "macro_f1", "micro_f1", "subset_accuracy", "mean_rank_error", "mae", "r2", "spearman"];
     /// More would not fit a line; all of them are in `metrics.jsonl`.
-    const SHOWN: usize = 5;
+    const SHOWN: usize = 3;
     let mut line = format!("epoch {}/{epochs}: train loss {:.4}", record.epoch, record.train_loss);
-    let loss = record.metrics.get_key_value("loss");
-    let others = record.metrics.iter().filter(|(name, _)| *name != "loss");
-    for (n, (name, value)) in loss.into_iter().chain(others).take(SHOWN).enumerate() {
+    let first = FIRST.iter().filter_map(|name| record.metrics.get_key_value(*name));
+    let others = record.metrics.iter().filter(|(name, _)| !FIRST.contains(&name.as_str()));
+    for (n, (name, value)) in first.chain(others).take(SHOWN).enumerate() {
         let separator = if n == 0 { " · validation " } else { ", " };
         line += &format!("{separator}{name} {value:.4}");
     }

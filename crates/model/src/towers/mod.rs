@@ -70,6 +70,17 @@ impl TowerConfig {
             Self::Tabular(c) => c.dim,
         }
     }
+
+    /// Tokens that the tower makes of this many rows of its values (tokens,
+    /// images, frames, feature rows).
+    pub fn tokens(&self, rows: usize) -> usize {
+        match self {
+            Self::Image(c) => rows * c.patches(),
+            Self::Video(c) => rows * c.image.patches(),
+            Self::Audio(c) => c.strides.iter().fold(rows, |n, s| n.div_ceil(*s)),
+            Self::Text(_) | Self::Features(_) | Self::Tabular(_) => rows,
+        }
+    }
 }
 
 /// A tower of any kind.

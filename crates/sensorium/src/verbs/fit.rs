@@ -253,7 +253,7 @@ fn measure_step(learner: &Learner, training: &Loader) -> Result<Option<(f64, usi
         tape.backward(&step.loss)?;
         best = best.min(start.elapsed().as_secs_f64());
     }
-    Ok(Some((best, batch.inputs.tokens())))
+    Ok(Some((best, learner.model.tokens(&batch.inputs))))
 }
 
 fn describe_columns(dataset: &Dataset) -> String {
@@ -283,8 +283,9 @@ fn describe_model(learner: &Learner, config: &FitConfig, steps: usize, measured:
         // Weights, gradients and two moments stand beside the activations.
         let memory = peak + 2 * trainable * 4;
         text += &format!(
-            "; about {} MB\n{steps} steps of {tokens} tokens or so in an epoch, at most {} epochs: {} or less",
+            "; about {} MB\n{steps} steps of about {} tokens in an epoch, at most {} epochs: {} or less",
             memory / 1_000_000 + 1,
+            thousands(tokens),
             config.train.epochs,
             duration(total)
         );
