@@ -131,13 +131,21 @@ impl MultimodalModel {
     /// # Errors
     /// When the inputs are not those of the model.
     pub fn forward(&self, cx: &Context<'_>, inputs: &Inputs) -> Result<Output> {
-        let probability = self.config.fusion.modality_dropout;
-        let kept = match cx.next_random() {
-            Some(random) if probability > 0.0 => Some(inputs.drop_modalities(probability, random)),
-            _ => None,
-        };
-        let features = self.features(cx, kept.as_ref().unwrap_or(inputs))?;
+        let features = self.kept_features(cx, inputs)?;
         self.fuse(cx, &features, inputs.samples)
+    }
+
+    /// As [`MultimodalModel::features`]; in training, of the modalities that
+    /// modality dropout keeps.
+    ///
+    /// # Errors
+    /// When the inputs are not those of the model.
+    pub fn kept_features(&self, cx: &Context<'_>, inputs: &Inputs) -> Result<Vec<Features>> {
+        let probability = self.config.fusion.modality_dropout;
+        match cx.next_random() {
+            Some(random) if probability > 0.0 => self.features(cx, &inputs.drop_modalities(probability, random)),
+            _ => self.features(cx, inputs),
+        }
     }
 
     /// Features to logits: fusion and head alone.

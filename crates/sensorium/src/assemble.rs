@@ -158,6 +158,7 @@ pub(crate) fn model_config(plan: &DataPlan, config: &FitConfig, outputs: usize) 
         dim,
         dropout: config.fusion.dropout,
         modality_dropout: config.fusion.modality_dropout,
+        unimodal_loss: config.fusion.unimodal_loss,
         layers: config.fusion.layers,
         heads: (dim / 32).max(1),
         bottleneck: config.fusion.bottleneck,

@@ -4,7 +4,7 @@ use crate::batch::Batch;
 use crate::mixup::Blend;
 use crate::task::{Decision, Objective};
 use crate::{Error, Result};
-use sensorium_engine::{Params, Tape, Tensor, ops};
+use sensorium_engine::{Params, Tape, Tensor, Var, ops};
 use sensorium_model::{Context, Features, MultimodalModel};
 use sensorium_train::{BoxError, StepContext, StepLoss, Trainable};
 
@@ -61,6 +61,27 @@ impl Learner {
             .collect()
     }
 
+    /// The loss that each column alone has, by name, over the samples that
+    /// have it; the towers have already run.
+    fn losses_alone(&self, cx: &Context<'_>, features: &[Features], batch: &Batch) -> Result<Vec<(String, Var)>> {
+        let mut losses = Vec::new();
+        for (column, own) in features.iter().enumerate() {
+            let mut targets = vec![None; batch.targets.len()];
+            for s in own.sample_of.iter().map(|s| *s as usize) {
+                targets[s].clone_from(&batch.targets[s]);
+            }
+            if features.len() < 2 || targets.iter().all(Option::is_none) {
+                continue;
+            }
+            let alone: Vec<Features> =
+                features.iter().enumerate().map(|(c, f)| if c == column { f.clone() } else { f.none() }).collect();
+            let output = self.model.fuse(cx, &alone, batch.inputs.samples)?;
+            let (loss, _) = self.objective.loss(cx.tape, &output.logits, &targets)?;
+            losses.push((self.model.config().columns[column].name.clone(), loss));
+        }
+        Ok(losses)
+    }
+
     fn answer_features(&self, cx: &Context<'_>, features: &[Features], batch: &Batch) -> Result<Answers> {
         let output = self.model.fuse(cx, features, batch.inputs.samples)?;
         let loss = if batch.targets.iter().any(Option::is_some) {
@@ -91,7 +112,8 @@ impl Trainable for Learner {
             Context::inference(tape, &self.params)
         };
         let run = || -> Result<StepLoss> {
-            let output = self.model.forward(&cx, &batch.inputs)?;
+            let features = self.model.kept_features(&cx, &batch.inputs)?;
+            let output = self.model.fuse(&cx, &features, batch.inputs.samples)?;
             let blend = cx.next_random().and_then(|r| Blend::draw(self.objective.mixup, &batch.targets, r));
             let (loss, weight) = match blend {
                 Some(blend) => {
@@ -103,9 +125,23 @@ impl Trainable for Learner {
                 }
                 None => self.objective.loss(tape, &output.logits, &batch.targets)?,
             };
+            let alone = match self.model.config().fusion.unimodal_loss {
+                share if step.training && share > 0.0 => self.losses_alone(&cx, &features, batch)?,
+                _ => Vec::new(),
+            };
+            let mut parts = Vec::new();
+            let mut total = loss;
+            if !alone.is_empty() {
+                parts.push(("fused".to_owned(), f64::from(total.value().scalar()?)));
+            }
+            for (column, part) in alone {
+                parts.push((column, f64::from(part.value().scalar()?)));
+                let part = ops::scale(tape, &part, self.model.config().fusion.unimodal_loss)?;
+                total = ops::add(tape, &total, &part)?;
+            }
             Ok(StepLoss {
-                loss,
-                parts: Vec::new(),
+                loss: total,
+                parts,
                 weight,
                 samples: batch.inputs.samples,
                 tokens: self.model.tokens(&batch.inputs),

@@ -3,7 +3,7 @@
 //! modality costs nothing and breaks nothing.
 
 use sensorium::rooms::data::{LabelSpec, LabelTask, Target};
-use sensorium::rooms::engine::{Offsets, Random, Tensor};
+use sensorium::rooms::engine::{Offsets, Random, Tape, Tensor};
 use sensorium::rooms::model::towers::{
     AudioTowerConfig, FeaturesTowerConfig, ImageTowerConfig, TabularTowerConfig, TextTowerConfig, VideoTowerConfig,
 };
@@ -12,6 +12,7 @@ use sensorium::rooms::model::{
     TransformerConfig, Values,
 };
 use sensorium::rooms::train::testing::assert_trains;
+use sensorium::rooms::train::{StepContext, Trainable};
 use sensorium::{Batch, Learner, Objective};
 
 const HIDDEN: usize = 16;
@@ -164,6 +165,21 @@ fn mixup_trains_every_parameter_too() {
     let mut learner = learner(fusions().remove(0), LabelTask::SingleLabel);
     learner.objective.mixup = 0.4;
     assert_trains(&mut learner, &batch(LabelTask::SingleLabel));
+}
+
+#[test]
+fn losses_of_each_column_alone_are_named_and_train_every_parameter() {
+    for fusion in fusions() {
+        let mut learner = learner(FusionConfig { unimodal_loss: 0.5, ..fusion }, LabelTask::SingleLabel);
+        let whole = batch(LabelTask::SingleLabel);
+        let tape = Tape::new();
+        let step = learner.loss(&tape, &whole, &StepContext::training(0, 0, 0, 0)).expect("a loss");
+        let names: Vec<&str> = step.parts.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["fused", "text", "image", "audio", "video", "features", "number", "category"]);
+        let sum: f64 = step.parts[0].1 + step.parts[1..].iter().map(|(_, l)| 0.5 * l).sum::<f64>();
+        assert!((sum - f64::from(step.loss.data()[0])).abs() < 1e-4, "the total is the weighted sum of its parts");
+        assert_trains(&mut learner, &whole);
+    }
 }
 
 #[test]

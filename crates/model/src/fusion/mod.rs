@@ -39,6 +39,10 @@ pub struct FusionConfig {
     /// Probability of leaving out each present modality of a sample in
     /// training, so that the model learns to do without.
     pub modality_dropout: f64,
+    /// Weight of the sum of the losses that each column alone has, in
+    /// training: keeps slower modalities learning when a fast one already
+    /// explains the training rows. 0 for none.
+    pub unimodal_loss: f64,
     /// Blocks of `attention`.
     pub layers: usize,
     /// Heads of `attention`.
@@ -55,6 +59,7 @@ impl Default for FusionConfig {
             dim: 128,
             dropout: 0.1,
             modality_dropout: 0.0,
+            unimodal_loss: 0.0,
             layers: 1,
             heads: 4,
             bottleneck: 0,

@@ -78,6 +78,9 @@ pub struct FusionSection {
     pub dropout: f64,
     /// Probability of leaving out each present modality of a sample in training.
     pub modality_dropout: f64,
+    /// Weight of the sum of the losses that each column alone has, in training: keeps slower
+    /// modalities learning when a fast one already explains the training rows; 0: none.
+    pub unimodal_loss: f64,
     /// Blocks of `attention`.
     pub layers: usize,
     /// Bottleneck tokens of `attention`; 0 lets all tokens see each other.
@@ -87,6 +90,6 @@ pub struct FusionSection {
 impl Default for FusionSection {
     fn default() -> Self {
         let FusionConfig { kind, dropout, layers, bottleneck, .. } = FusionConfig::default();
-        Self { kind, dim: None, dropout, modality_dropout: 0.15, layers, bottleneck }
+        Self { kind, dim: None, dropout, modality_dropout: 0.15, unimodal_loss: 0.0, layers, bottleneck }
     }
 }
