@@ -1,7 +1,6 @@
-//! Layer normalisation (Ba, Kiros and Hinton 2016), alone or fused with the
-//! residual sum before it.
+//! Layer normalisation (Ba, Kiros and Hinton 2016).
 
-use super::{matrix, same, vector};
+use super::{matrix, vector};
 use crate::parallel::{rows_mut2, rows_per_task};
 use crate::simd::{sum1, sum2, vectorised};
 use crate::{Element, Result, Tape, Tensor, Var};
@@ -31,25 +30,6 @@ pub fn layer_norm<E: Element>(
         normalise_rows(&data[first * cols..][..y.len()], w, b, eps, y, s);
     });
     Ok(record(tape, x, weight, bias, value, stats))
-}
-
-/// The residual sum and its normalisation in one pass: returns
-/// (x + residual, layer_norm(x + residual)).
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn add_layer_norm<E: Element>(
-    tape: &Tape<E>,
-    x: &Var<E>,
-    residual: &Var<E>,
-    weight: &Var<E>,
-    bias: Option<&Var<E>>,
-    eps: f64,
-) -> Result<(Var<E>, Var<E>)> {
-    same("add_layer_norm", x, residual)?;
-    let sum = super::add(tape, x, residual)?;
-    let y = layer_norm(tape, &sum, weight, bias, eps)?;
-    Ok((sum, y))
 }
 
 fn record<E: Element>(
@@ -157,15 +137,6 @@ mod tests {
             gradients(&inputs[..2], |t, v| layer_norm(t, &v[0], &v[1], None, 1e-5))?;
         }
         Ok(())
-    }
-
-    #[test]
-    fn the_fused_sum_is_the_composition() -> Result<()> {
-        let inputs = [random(&[4, 6], "x"), random(&[4, 6], "r"), random(&[6], "w"), random(&[6], "b")];
-        gradients(&inputs, |t, v| {
-            let (sum, y) = add_layer_norm(t, &v[0], &v[1], &v[2], Some(&v[3]), 1e-5)?;
-            super::super::mul(t, &sum, &y)
-        })
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub use element_losses::{binary_cross_entropy, huber, mse};
 pub use elementwise::{add, mean, mul, scale, sub, sum};
 pub use embedding::{add_rows_broadcast, embedding, gather_rows};
 pub use gated::gated;
-pub use layer_norm::{add_layer_norm, layer_norm};
+pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use normalize::normalize;
 pub use pool::{Pooling, pool, repeat_segments};
