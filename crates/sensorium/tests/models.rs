@@ -5,7 +5,8 @@
 use sensorium::rooms::data::{LabelSpec, LabelTask, Target};
 use sensorium::rooms::engine::{Offsets, Random, Tape, Tensor};
 use sensorium::rooms::model::towers::{
-    AudioTowerConfig, FeaturesTowerConfig, ImageTowerConfig, TabularTowerConfig, TextTowerConfig, VideoTowerConfig,
+    AudioTowerConfig, FeaturesTowerConfig, ImageStem, ImageTowerConfig, TabularTowerConfig, TextTowerConfig,
+    VideoTowerConfig,
 };
 use sensorium::rooms::model::{
     BlockConfig, ColumnInput, ColumnTower, FusionConfig, FusionKind, Inputs, ModelConfig, MultimodalModel, TowerConfig,
@@ -50,7 +51,7 @@ fn towers() -> Vec<ColumnTower> {
         (
             "video",
             TowerConfig::Video(VideoTowerConfig {
-                image: image(),
+                image: ImageTowerConfig { stem: ImageStem::Conv, patch_stride: 0, ..image() },
                 max_positions: 4,
                 temporal: transformer(),
                 ..Default::default()

@@ -23,6 +23,7 @@ mod scatter;
 mod segments;
 mod softmax;
 mod unfold;
+mod unfold_2d;
 
 pub use activation::{Activation, activate};
 pub use attention::{Attention, RelativeBias, attention, attention_weights};
@@ -42,6 +43,7 @@ pub use rotary::{Rotary, rotary};
 pub use scale_rows::{mul_vector, scale_rows, segment_weighted_sum};
 pub use softmax::{log_softmax, segment_softmax, softmax};
 pub use unfold::{unfold_1d, unfold_patches};
+pub use unfold_2d::unfold_2d;
 
 use crate::{Element, EngineError, Result, Var};
 

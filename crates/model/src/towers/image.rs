@@ -1,9 +1,24 @@
-//! Pictures: patches, then a Transformer (ViT, Dosovitskiy et al. 2021).
+//! Pictures: patches (ViT, Dosovitskiy et al. 2021) or a few convolutions
+//! (Xiao et al. 2021), then a Transformer.
 
+use super::image_stem::{ConvStem, PatchStem};
 use super::{Encoded, Pooling, Positions, wrong_kind};
-use crate::{ColumnInput, Context, LayerNorm, Linear, ModelError, Result, Transformer, TransformerConfig, Values};
-use sensorium_engine::{Builder, Offsets, Tensor, Var, ops};
+use crate::{ColumnInput, Context, ModelError, Result, Transformer, TransformerConfig, Values};
+use sensorium_engine::{Builder, Offsets, Tensor, Var};
 use serde::{Deserialize, Serialize};
+
+/// How pixels become tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageStem {
+    /// One linear layer over each patch, as in ViT.
+    #[default]
+    Patch,
+    /// Convolutions of 3 × 3 with stride 2, one for each halving that makes a
+    /// patch of a token; they learn from fewer pictures (Xiao et al., "Early
+    /// convolutions help transformers see better", 2021).
+    Conv,
+}
 
 /// Settings of an image tower.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -11,10 +26,12 @@ use serde::{Deserialize, Serialize};
 pub struct ImageTowerConfig {
     /// Height and width of the pictures in pixels.
     pub image_size: usize,
-    /// Height and width of a patch in pixels.
+    /// How pixels become tokens.
+    pub stem: ImageStem,
+    /// Height and width of a patch in pixels; a power of two for `conv`.
     pub patch_size: usize,
-    /// Pixels from one patch to the next; 0 for `patch_size`. Overlapping
-    /// patches help on few pictures.
+    /// Pixels from one patch to the next; 0 for `patch_size`. The windows of
+    /// `conv` overlap by themselves.
     pub patch_stride: usize,
     /// How the patches become one vector.
     pub pooling: Pooling,
@@ -26,6 +43,7 @@ impl Default for ImageTowerConfig {
     fn default() -> Self {
         Self {
             image_size: 64,
+            stem: ImageStem::Patch,
             patch_size: 8,
             patch_stride: 0,
             pooling: Pooling::Mean,
@@ -35,52 +53,75 @@ impl Default for ImageTowerConfig {
 }
 
 impl ImageTowerConfig {
-    fn stride(&self) -> usize {
+    pub(super) fn stride(&self) -> usize {
         if self.patch_stride == 0 { self.patch_size } else { self.patch_stride }
     }
 
-    /// Patches per picture.
+    /// Tokens per picture.
     pub fn patches(&self) -> usize {
-        let along = (self.image_size.saturating_sub(self.patch_size)) / self.stride().max(1) + 1;
+        let along = match self.stem {
+            ImageStem::Patch => (self.image_size.saturating_sub(self.patch_size)) / self.stride().max(1) + 1,
+            ImageStem::Conv => self.image_size.div_ceil(self.patch_size.max(1)),
+        };
         along * along
     }
+
+    fn check(&self) -> Result<()> {
+        let wrong = |problem: String| Err(ModelError::config("image tower", problem));
+        if self.patch_size == 0 || self.patch_size > self.image_size || self.patch_stride > self.patch_size {
+            return wrong(format!(
+                "patches of {} pixels every {} do not cover pictures of {}",
+                self.patch_size,
+                self.stride(),
+                self.image_size
+            ));
+        }
+        if self.stem == ImageStem::Conv
+            && (!self.patch_size.is_power_of_two() || self.patch_size == 1 || self.stride() != self.patch_size)
+        {
+            return wrong(format!(
+                "a stem of convolutions halves pictures: patch_size {} must be 2, 4, 8, 16 or 32, and patch_stride \
+                 {} the same; other sizes need stem = \"patch\"",
+                self.patch_size,
+                self.stride()
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The stem of a tower.
+#[derive(Debug, Clone)]
+enum Stem {
+    Patch(PatchStem),
+    Conv(ConvStem),
 }
 
 /// A Vision Transformer.
 #[derive(Debug, Clone)]
 pub struct ImageTower {
     config: ImageTowerConfig,
-    projection: Linear,
-    norm: LayerNorm,
+    stem: Stem,
     positions: Positions,
     encoder: Transformer,
 }
 
 impl ImageTower {
-    /// Creates `embeddings.{projection,norm,positions}` and `encoder`.
+    /// Creates `embeddings.{projection,norm,positions}` and `encoder`; with a
+    /// stem of convolutions also `embeddings.conv.{i}`, and no norm.
     ///
     /// # Errors
     /// When the configuration makes no sense.
     pub fn new(b: &mut Builder<'_>, c: &ImageTowerConfig) -> Result<Self> {
-        if c.patch_size == 0 || c.patch_size > c.image_size || c.patch_stride > c.patch_size {
-            return Err(ModelError::config(
-                "image tower",
-                format!(
-                    "patches of {} pixels every {} do not cover pictures of {}",
-                    c.patch_size,
-                    c.stride(),
-                    c.image_size
-                ),
-            ));
-        }
-        let block = &c.transformer.block;
+        c.check()?;
         let mut e = b.scope("embeddings");
-        let pixels = 3 * c.patch_size * c.patch_size;
-        let projection = Linear::new(&mut e.scope("projection"), pixels, block.hidden, true)?;
-        let norm = LayerNorm::new(&mut e.scope("norm"), block.hidden, block.norm, block.norm_eps)?;
-        let positions = Positions::new(&mut e, "image tower", c.patches(), block.hidden)?;
+        let stem = match c.stem {
+            ImageStem::Patch => Stem::Patch(PatchStem::new(&mut e, c)?),
+            ImageStem::Conv => Stem::Conv(ConvStem::new(&mut e, c)?),
+        };
+        let positions = Positions::new(&mut e, "image tower", c.patches(), c.transformer.block.hidden)?;
         let encoder = Transformer::new(&mut b.scope("encoder"), &c.transformer)?;
-        Ok(Self { config: c.clone(), projection, norm, positions, encoder })
+        Ok(Self { config: c.clone(), stem, positions, encoder })
     }
 
     /// Pictures to `[pictures * patches, hidden]`.
@@ -95,22 +136,20 @@ impl ImageTower {
     /// Pictures `[n, 3, size, size]` to patches, their offsets and `[n, hidden]`.
     pub(super) fn encode(&self, cx: &Context<'_>, images: &Tensor) -> Result<Encoded> {
         let (n, size) = (images.dims()[0], self.config.image_size);
-        let (patch, stride) = (self.config.patch_size, self.config.stride());
         let offsets = Offsets::from_lengths(vec![self.config.patches(); n]);
-        let patches = if n == 0 {
-            Var::constant(Tensor::zeros(&[0, 3 * patch * patch]))
-        } else {
-            if images.dims() != [n, 3, size, size] {
-                return Err(ModelError::Input {
-                    column: "of pictures".into(),
-                    expected: format!("3 × {size} × {size}"),
-                    got: format!("{:?}", &images.dims()[1..]),
-                });
-            }
-            ops::unfold_patches(cx.tape, &Var::constant(images.clone()), (patch, patch), (stride, stride))?
+        let images = if n == 0 { &Tensor::zeros(&[0, 3, size, size]) } else { images };
+        if images.dims() != [n, 3, size, size] {
+            return Err(ModelError::Input {
+                column: "of pictures".into(),
+                expected: format!("3 × {size} × {size}"),
+                got: format!("{:?}", &images.dims()[1..]),
+            });
+        }
+        let images = Var::constant(images.clone());
+        let x = match &self.stem {
+            Stem::Patch(stem) => stem.forward(cx, &images)?,
+            Stem::Conv(stem) => stem.forward(cx, &images)?,
         };
-        let x = self.projection.forward(cx, &patches)?;
-        let x = self.norm.forward(cx, &x)?;
         let x = self.positions.add(cx, &x, &offsets)?;
         let x = cx.dropout(x, self.config.transformer.block.dropout)?;
         let x = self.encoder.forward(cx, x, &offsets)?;

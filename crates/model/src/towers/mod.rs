@@ -2,12 +2,13 @@
 
 mod audio;
 mod image;
+mod image_stem;
 mod tabular;
 mod text;
 mod video;
 
 pub use audio::{AudioTower, AudioTowerConfig};
-pub use image::{ImageTower, ImageTowerConfig};
+pub use image::{ImageStem, ImageTower, ImageTowerConfig};
 pub use tabular::{FeaturesTower, FeaturesTowerConfig, TabularTower, TabularTowerConfig};
 pub use text::{TextTower, TextTowerConfig};
 pub use video::{VideoTower, VideoTowerConfig};

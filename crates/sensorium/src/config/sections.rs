@@ -3,6 +3,7 @@
 use sensorium_data::processor::{AudioFeatures, CropMode};
 use sensorium_data::{ColumnType, LabelTask, OnBad};
 use sensorium_model::Pooling;
+use sensorium_model::towers::ImageStem;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -173,6 +174,10 @@ pub struct ImageSection {
     pub size: usize,
     /// What becomes of images that are not square: `center`, `squash` or `pad`.
     pub crop: CropMode,
+    /// How pixels become tokens: `patch`, one linear layer as in ViT, or `conv`, strided
+    /// convolutions that learn from fewer pictures (automatic: `conv` up to 50,000 training rows).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stem: Option<ImageStem>,
     /// Pixels of each side of a patch (automatic: an eighth of `size`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_size: Option<usize>,
@@ -190,6 +195,7 @@ impl Default for ImageSection {
         Self {
             size: 64,
             crop: CropMode::Pad,
+            stem: None,
             patch_size: None,
             patch_stride: None,
             augment: true,
@@ -242,6 +248,10 @@ pub struct VideoSection {
     pub size: usize,
     /// What becomes of frames that are not square: `center`, `squash` or `pad`.
     pub crop: CropMode,
+    /// How pixels become tokens, as for images: `patch` or `conv` (automatic: `conv` up to 50,000
+    /// training rows).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stem: Option<ImageStem>,
     /// Pixels of each side of a patch (automatic: an eighth of `size`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_size: Option<usize>,
@@ -259,6 +269,7 @@ impl Default for VideoSection {
             frames: 8,
             size: 64,
             crop: CropMode::Center,
+            stem: None,
             patch_size: None,
             augment: true,
             tower: TowerSection::default(),

@@ -13,6 +13,7 @@ use crate::{Error, Result};
 use sensorium_data::{DataPlan, Loader};
 use sensorium_engine::Tape;
 use sensorium_model::MultimodalModel;
+use sensorium_model::towers::{ImageStem, ImageTowerConfig};
 use sensorium_train::{
     BoxError, Event, Judge, Observer, RunOptions, StepContext, StopFlag, Stopped, Summary, Trainable, Trainer,
 };
@@ -299,7 +300,8 @@ fn describe_tower(tower: &sensorium_model::TowerConfig) -> String {
     match tower {
         T::Text(c) => format!("text tower, {} tokens in the vocabulary, {}", c.vocab_size, stack(&c.transformer)),
         T::Image(c) => format!(
-            "image tower (ViT), {}×{} pixels, {} patches, {}",
+            "image tower ({}), {}×{} pixels, {} tokens, {}",
+            describe_stem(c),
             c.image_size,
             c.image_size,
             c.patches(),
@@ -307,7 +309,8 @@ fn describe_tower(tower: &sensorium_model::TowerConfig) -> String {
         ),
         T::Audio(c) => format!("audio tower, {} mel bands, {}", c.mels, stack(&c.transformer)),
         T::Video(c) => format!(
-            "video tower, {} frames, {}, then {} over time",
+            "video tower ({}), {} frames, {}, then {} over time",
+            describe_stem(&c.image),
             c.max_positions,
             stack(&c.image.transformer),
             stack(&c.temporal)
@@ -315,6 +318,15 @@ fn describe_tower(tower: &sensorium_model::TowerConfig) -> String {
         T::Features(c) => format!("features tower, {} numbers, {}", c.dim, stack(&c.transformer)),
         T::Tabular(c) if c.categories > 0 => format!("category, {} values", c.categories),
         T::Tabular(_) => "number".to_owned(),
+    }
+}
+
+fn describe_stem(image: &ImageTowerConfig) -> String {
+    match image.stem {
+        ImageStem::Patch => "ViT: patches, then a Transformer".to_owned(),
+        ImageStem::Conv => {
+            format!("{} convolutions, then a Transformer: learns from few pictures", image.patch_size.trailing_zeros())
+        }
     }
 }
 

@@ -1,0 +1,86 @@
+//! From pixels to tokens: one linear layer over patches, or convolutions.
+
+use super::ImageTowerConfig;
+use crate::{Context, LayerNorm, Linear, NormKind, Result};
+use sensorium_engine::{Activation, Builder, Var, ops};
+
+/// Channels of the thinnest convolution.
+const FEWEST_CHANNELS: usize = 16;
+
+/// A linear layer over each patch.
+#[derive(Debug, Clone)]
+pub(super) struct PatchStem {
+    patch: usize,
+    stride: usize,
+    projection: Linear,
+    norm: LayerNorm,
+}
+
+impl PatchStem {
+    /// Creates `projection` and `norm`.
+    pub(super) fn new(b: &mut Builder<'_>, c: &ImageTowerConfig) -> Result<Self> {
+        let block = &c.transformer.block;
+        let pixels = 3 * c.patch_size * c.patch_size;
+        let projection = Linear::new(&mut b.scope("projection"), pixels, block.hidden, true)?;
+        let norm = LayerNorm::new(&mut b.scope("norm"), block.hidden, block.norm, block.norm_eps)?;
+        Ok(Self { patch: c.patch_size, stride: c.stride(), projection, norm })
+    }
+
+    /// Pictures `[n, 3, size, size]` to `[n · patches, hidden]`.
+    pub(super) fn forward(&self, cx: &Context<'_>, images: &Var) -> Result<Var> {
+        let patches = ops::unfold_patches(cx.tape, images, (self.patch, self.patch), (self.stride, self.stride))?;
+        self.norm.forward(cx, &self.projection.forward(cx, &patches)?)
+    }
+}
+
+/// Convolutions of 3 × 3 with stride 2, each with a norm over the channels of
+/// a place and GELU, the channels doubling up to the width of the tokens; then
+/// a linear layer.
+///
+/// Layer normalisation instead of the batch normalisation of Xiao et al.: the
+/// same in training and inference, and for any size of batch.
+#[derive(Debug, Clone)]
+pub(super) struct ConvStem {
+    convolutions: Vec<(Linear, LayerNorm)>,
+    projection: Linear,
+}
+
+impl ConvStem {
+    const KERNEL: usize = 3;
+
+    /// Creates `conv.{i}`, `conv.{i}.norm` and `projection`; weights
+    /// `[channels out, 3 · 3 · channels in]`.
+    pub(super) fn new(b: &mut Builder<'_>, c: &ImageTowerConfig) -> Result<Self> {
+        let block = &c.transformer.block;
+        let halvings = c.patch_size.trailing_zeros();
+        let mut channels = 3;
+        let convolutions = (0..halvings)
+            .map(|i| {
+                let wider = (block.hidden >> (halvings - 1 - i)).max(FEWEST_CHANNELS.min(block.hidden));
+                let mut b = b.scope(format_args!("conv.{i}"));
+                let convolution = Linear::new(&mut b, Self::KERNEL * Self::KERNEL * channels, wider, false)?;
+                channels = wider;
+                Ok((convolution, LayerNorm::new(&mut b.scope("norm"), wider, NormKind::LayerNorm, block.norm_eps)?))
+            })
+            .collect::<Result<_>>()?;
+        let projection = Linear::new(&mut b.scope("projection"), block.hidden, block.hidden, true)?;
+        Ok(Self { convolutions, projection })
+    }
+
+    /// Pictures `[n, 3, size, size]` to `[n · places, hidden]`.
+    pub(super) fn forward(&self, cx: &Context<'_>, images: &Var) -> Result<Var> {
+        let mut size = match images.value().dims() {
+            [_, _, height, width] => (*height, *width),
+            _ => (0, 0),
+        };
+        // Every pixel is a place with three channels.
+        let mut x = ops::unfold_patches(cx.tape, images, (1, 1), (1, 1))?;
+        for (convolution, norm) in &self.convolutions {
+            let (windows, smaller) = ops::unfold_2d(cx.tape, &x, size, Self::KERNEL, 2, Self::KERNEL / 2)?;
+            x = norm.forward(cx, &convolution.forward(cx, &windows)?)?;
+            x = ops::activate(cx.tape, &x, Activation::Gelu)?;
+            size = smaller;
+        }
+        self.projection.forward(cx, &x)
+    }
+}
