@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = TextTowerConfig {
         vocab_size: VOCABULARY,
         max_positions: 512,
-        transformer: TransformerConfig { layers: 6, block },
+        transformer: TransformerConfig { layers: 6, block, ..TransformerConfig::default() },
         ..TextTowerConfig::default()
     };
     let mut params = Params::new();

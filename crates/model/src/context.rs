@@ -1,7 +1,7 @@
 //! What every forward pass carries along.
 
 use sensorium_engine::{ParamId, Params, Random, Result, Tape, Var, ops};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// The tape, the parameters and, in training, the randomness of this step.
 pub struct Context<'a> {
@@ -13,17 +13,38 @@ pub struct Context<'a> {
     /// nothing is dropped.
     random: Option<Random>,
     uses: Cell<u64>,
+    /// Hidden states after each layer, where somebody asked for them.
+    hidden: Option<RefCell<Vec<Var>>>,
 }
 
 impl<'a> Context<'a> {
     /// For inference: nothing is dropped.
     pub fn inference(tape: &'a Tape, params: &'a Params) -> Self {
-        Self { tape, params, random: None, uses: Cell::new(0) }
+        Self { tape, params, random: None, uses: Cell::new(0), hidden: None }
     }
 
     /// For training, with the step's stream.
     pub fn training(tape: &'a Tape, params: &'a Params, random: Random) -> Self {
-        Self { tape, params, random: Some(random), uses: Cell::new(0) }
+        Self { tape, params, random: Some(random), uses: Cell::new(0), hidden: None }
+    }
+
+    /// The same, keeping the hidden states after each layer.
+    #[must_use]
+    pub fn keeping_hidden(self) -> Self {
+        Self { hidden: Some(RefCell::default()), ..self }
+    }
+
+    /// The hidden states `[tokens, hidden]` after each layer so far, in the
+    /// order of computation; none unless they are kept.
+    pub fn take_hidden(&self) -> Vec<Var> {
+        self.hidden.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+
+    /// Notes the hidden states after a layer.
+    pub(crate) fn keep_hidden(&self, x: &Var) {
+        if let Some(hidden) = &self.hidden {
+            hidden.borrow_mut().push(x.clone());
+        }
     }
 
     /// Whether this is a training step.

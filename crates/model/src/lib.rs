@@ -11,13 +11,16 @@
 //! [`sensorium_engine::Params`] under dotted names. `forward` takes a
 //! [`Context`] (tape, parameters, randomness) and values, and returns values.
 
+pub mod checkpoint;
 mod context;
 mod error;
 mod features;
 pub mod fusion;
+pub mod heads;
 mod inputs;
 pub mod layers;
 mod model;
+pub mod pretrained;
 pub mod towers;
 
 pub use context::Context;

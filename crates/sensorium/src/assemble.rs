@@ -206,5 +206,5 @@ fn transformer(place: &str, tower: &TowerSection) -> Result<TransformerConfig> {
         ..BlockConfig::default()
     };
     block.validate(place)?;
-    Ok(TransformerConfig { layers: tower.layers.ok_or_else(|| missing("layers"))?, block })
+    Ok(TransformerConfig { layers: tower.layers.ok_or_else(|| missing("layers"))?, block, ..TransformerConfig::default() })
 }

@@ -20,7 +20,7 @@ const HIDDEN: usize = 16;
 
 fn transformer() -> TransformerConfig {
     let block = BlockConfig { hidden: HIDDEN, heads: 2, dropout: 0.0, ..BlockConfig::default() };
-    TransformerConfig { layers: 1, block }
+    TransformerConfig { layers: 1, block, ..TransformerConfig::default() }
 }
 
 fn image() -> ImageTowerConfig {

@@ -45,12 +45,15 @@ impl AttentionFusion {
         let block = BlockConfig { hidden: c.dim, heads: c.heads, dropout: c.dropout, ..BlockConfig::default() };
         let (name, own_tokens) = if c.bottleneck > 0 { ("bottleneck", c.bottleneck) } else { ("token", 1) };
         let stages = if c.bottleneck > 0 {
-            let one = TransformerConfig { layers: 1, block };
+            let one = TransformerConfig { layers: 1, block, ..TransformerConfig::default() };
             (0..c.layers)
                 .map(|i| Transformer::new(&mut b.scope(format_args!("stage.{i}")), &one))
                 .collect::<Result<_>>()?
         } else {
-            vec![Transformer::new(&mut b.scope("encoder"), &TransformerConfig { layers: c.layers, block })?]
+            vec![Transformer::new(
+                &mut b.scope("encoder"),
+                &TransformerConfig { layers: c.layers, block, ..TransformerConfig::default() },
+            )?]
         };
         Ok(Self {
             norms,

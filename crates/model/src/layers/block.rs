@@ -1,8 +1,8 @@
 //! The one Transformer block; BERT, ViT, Whisper, Llama are settings of it.
 
-use super::{LayerNorm, Linear, NormKind};
+use super::{AttentionBias, LayerNorm, Linear, MultiHeadAttention, NormKind};
 use crate::{Context, ModelError, Result};
-use sensorium_engine::{Activation, Builder, Offsets, Var, ops};
+use sensorium_engine::{Activation, Builder, Init, Offsets, ParamId, Var, ops};
 use serde::{Deserialize, Serialize};
 
 /// Where a block normalises.
@@ -23,8 +23,11 @@ pub enum NormPlace {
 pub struct BlockConfig {
     /// Width of the tokens.
     pub hidden: usize,
-    /// Attention heads; divides `hidden`.
+    /// Attention heads; divides `hidden` unless `head_dim` is given.
     pub heads: usize,
+    /// Width of a head; `hidden` / `heads` when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
     /// Heads of keys and values; 0 for as many as `heads`.
     pub kv_heads: usize,
     /// Width inside the feed-forward part; 0 for 4 · `hidden`.
@@ -39,8 +42,27 @@ pub struct BlockConfig {
     pub norm_place: NormPlace,
     /// Added to the variance in norms.
     pub norm_eps: f64,
+    /// Whether normalisations have biases (layer_norm only).
+    #[serde(skip_serializing_if = "is_true")]
+    pub norm_bias: bool,
     /// Whether linear layers have biases.
     pub bias: bool,
+    /// Biases of the attention, where they differ from `bias`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_bias: Option<AttentionBias>,
+    /// Whether each head of queries and keys is normalised (Qwen3).
+    #[serde(skip_serializing_if = "is_false")]
+    pub qk_norm: bool,
+    /// What scores are multiplied by; 1 / √head_dim when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_scale: Option<f64>,
+    /// First value of a learned factor per feature on each sublayer's output
+    /// (LayerScale, Touvron et al. 2021); none without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer_scale: Option<f64>,
+    /// Whether the block also attends to a memory, as decoders do.
+    #[serde(skip_serializing_if = "is_false")]
+    pub cross_attention: bool,
     /// A token sees only those before it.
     pub causal: bool,
     /// Base of rotary positions; none without.
@@ -86,6 +108,7 @@ impl Default for BlockConfig {
         Self {
             hidden: 128,
             heads: 4,
+            head_dim: None,
             kv_heads: 0,
             intermediate: 0,
             activation: ActivationName::Gelu,
@@ -93,7 +116,13 @@ impl Default for BlockConfig {
             norm: NormKind::LayerNorm,
             norm_place: NormPlace::Pre,
             norm_eps: 1e-5,
+            norm_bias: true,
             bias: true,
+            attention_bias: None,
+            qk_norm: false,
+            attention_scale: None,
+            layer_scale: None,
+            cross_attention: false,
             causal: false,
             rotary_base: None,
             dropout: 0.1,
@@ -110,13 +139,16 @@ impl BlockConfig {
     /// When they do not; the error names `part`.
     pub fn validate(&self, part: &str) -> Result<()> {
         let err = |problem: String| Err(ModelError::config(part, problem));
-        if self.hidden == 0 || self.heads == 0 || !self.hidden.is_multiple_of(self.heads) {
+        if self.hidden == 0 || self.heads == 0 || (self.head_dim.is_none() && !self.hidden.is_multiple_of(self.heads)) {
             return err(format!("heads ({}) must divide hidden ({})", self.heads, self.hidden));
+        }
+        if self.head_dim == Some(0) {
+            return err("head_dim must be at least 1".into());
         }
         if self.kv_heads > 0 && !self.heads.is_multiple_of(self.kv_heads) {
             return err(format!("kv_heads ({}) must divide heads ({})", self.kv_heads, self.heads));
         }
-        if self.rotary_base.is_some() && !(self.hidden / self.heads).is_multiple_of(2) {
+        if self.rotary_base.is_some() && !self.head_dim().is_multiple_of(2) {
             return err("rotary positions need an even head width".into());
         }
         for (name, p) in
@@ -129,98 +161,145 @@ impl BlockConfig {
         Ok(())
     }
 
-    fn key_heads(&self) -> usize {
+    pub(crate) fn key_heads(&self) -> usize {
         if self.kv_heads == 0 { self.heads } else { self.kv_heads }
+    }
+
+    pub(crate) fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden / self.heads.max(1))
+    }
+
+    pub(crate) fn attention_bias(&self) -> AttentionBias {
+        self.attention_bias.unwrap_or(AttentionBias::all(self.bias))
     }
 }
 
-/// Self-attention and a feed-forward part, each with a residual.
+fn is_true(x: &bool) -> bool {
+    *x
+}
+
+fn is_false(x: &bool) -> bool {
+    !*x
+}
+
+/// What the tokens of a block stand among.
+pub struct Surroundings<'a> {
+    /// Where each segment begins and ends; attention stays within.
+    pub segments: &'a Offsets,
+    /// A bias on the scores by distance.
+    pub bias: Option<ops::RelativeBias<'a, f32>>,
+    /// What cross-attention sees: tokens `[memory_tokens, hidden]`, segment by
+    /// segment.
+    pub memory: Option<(&'a Var, &'a Offsets)>,
+}
+
+impl<'a> Surroundings<'a> {
+    /// Segments and nothing else.
+    pub fn of(segments: &'a Offsets) -> Self {
+        Self { segments, bias: None, memory: None }
+    }
+}
+
+/// Attention and a feed-forward part, each with a residual.
 #[derive(Debug, Clone)]
 pub struct Block {
     config: BlockConfig,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
+    attention: MultiHeadAttention,
     attention_norm: LayerNorm,
+    cross: Option<(MultiHeadAttention, LayerNorm)>,
     gate: Option<Linear>,
     up: Linear,
     down: Linear,
     mlp_norm: LayerNorm,
+    scales: Option<(ParamId, ParamId)>,
 }
 
 impl Block {
     /// Creates the parameters `attention.{query,key,value,output}`,
-    /// `attention_norm`, `mlp.{gate,up,down}` and `mlp_norm`.
+    /// `attention_norm`, `mlp.{gate,up,down}`, `mlp_norm`; with
+    /// cross-attention also `cross.{query,key,value,output}` and `cross_norm`;
+    /// with layer scale `attention_scale` and `mlp_scale`.
     ///
     /// # Errors
     /// When the configuration makes no sense or names are taken.
     pub fn new(b: &mut Builder<'_>, config: &BlockConfig) -> Result<Self> {
         config.validate("block")?;
         let c = config;
-        let kv = c.hidden / c.heads * c.key_heads();
         let inner = if c.intermediate == 0 { 4 * c.hidden } else { c.intermediate };
-        let norm = |b: &mut Builder<'_>, name| LayerNorm::new(&mut b.scope(name), c.hidden, c.norm, c.norm_eps);
+        let norm = |b: &mut Builder<'_>, name| {
+            LayerNorm::with_bias(&mut b.scope(name), c.hidden, c.norm, c.norm_eps, c.norm_bias)
+        };
         let linear = |b: &mut Builder<'_>, name, i, o| Linear::new(&mut b.scope(name), i, o, c.bias);
+        let scale = |b: &mut Builder<'_>, name| {
+            c.layer_scale.map(|start| b.param(name, &[c.hidden], Init::Constant(start))).transpose()
+        };
         Ok(Self {
-            query: linear(b, "attention.query", c.hidden, c.hidden)?,
-            key: linear(b, "attention.key", c.hidden, kv)?,
-            value: linear(b, "attention.value", c.hidden, kv)?,
-            output: linear(b, "attention.output", c.hidden, c.hidden)?,
+            attention: MultiHeadAttention::new(&mut b.scope("attention"), c, false)?,
             attention_norm: norm(b, "attention_norm")?,
+            cross: if c.cross_attention {
+                Some((MultiHeadAttention::new(&mut b.scope("cross"), c, true)?, norm(b, "cross_norm")?))
+            } else {
+                None
+            },
             gate: if c.gated { Some(linear(b, "mlp.gate", c.hidden, inner)?) } else { None },
             up: linear(b, "mlp.up", c.hidden, inner)?,
             down: linear(b, "mlp.down", inner, c.hidden)?,
             mlp_norm: norm(b, "mlp_norm")?,
+            scales: scale(b, "attention_scale")?.zip(scale(b, "mlp_scale")?),
             config: config.clone(),
         })
     }
 
-    /// `[tokens, hidden]` to the same; attention within `segments`.
+    /// `[tokens, hidden]` to the same; attention within segments.
     ///
     /// # Errors
-    /// When the shapes do not fit.
-    pub fn forward(&self, cx: &Context<'_>, x: &Var, segments: &Offsets) -> Result<Var> {
+    /// When the shapes do not fit, or a block with cross-attention gets no
+    /// memory.
+    pub fn forward(&self, cx: &Context<'_>, x: &Var, around: &Surroundings<'_>) -> Result<Var> {
+        let x = self.sublayer(cx, x, &self.attention_norm, around, self.scales.map(|s| s.0), |y| {
+            self.attention.forward(cx, y, around)
+        })?;
+        let x = match (&self.cross, around.memory) {
+            (None, _) => x,
+            (Some((cross, norm)), Some(memory)) => {
+                self.sublayer(cx, &x, norm, around, None, |y| cross.forward_to(cx, y, around.segments, memory))?
+            }
+            (Some(_), None) => return Err(ModelError::config("block", "cross-attention needs a memory to attend to")),
+        };
+        self.sublayer(cx, &x, &self.mlp_norm, around, self.scales.map(|s| s.1), |y| self.feed_forward(cx, y))
+    }
+
+    /// x + f(norm(x)), or norm(x + f(x)), with dropout, stochastic depth and
+    /// layer scale on f.
+    fn sublayer(
+        &self,
+        cx: &Context<'_>,
+        x: &Var,
+        norm: &LayerNorm,
+        around: &Surroundings<'_>,
+        scale: Option<ParamId>,
+        f: impl FnOnce(&Var) -> Result<Var>,
+    ) -> Result<Var> {
+        let finish = |y: Var| {
+            let y = match scale {
+                Some(scale) => ops::mul_vector(cx.tape, &y, &cx.param(scale))?,
+                None => y,
+            };
+            self.after(cx, y, around.segments)
+        };
         match self.config.norm_place {
             NormPlace::Pre => {
-                let y = self.attention_norm.forward(cx, x)?;
-                let y = self.attend(cx, &y, segments)?;
-                let (x, y) = self.mlp_norm.add_forward(cx, &y, x)?;
-                let y = self.feed_forward(cx, &y, segments)?;
-                Ok(ops::add(cx.tape, &y, &x)?)
+                let y = finish(f(&norm.forward(cx, x)?)?)?;
+                Ok(ops::add(cx.tape, &y, x)?)
             }
             NormPlace::Post => {
-                let y = self.attend(cx, x, segments)?;
-                let (_, x) = self.attention_norm.add_forward(cx, &y, x)?;
-                let y = self.feed_forward(cx, &x, segments)?;
-                Ok(self.mlp_norm.add_forward(cx, &y, &x)?.1)
+                let y = finish(f(x)?)?;
+                norm.forward(cx, &ops::add(cx.tape, &y, x)?)
             }
         }
     }
 
-    fn attend(&self, cx: &Context<'_>, x: &Var, segments: &Offsets) -> Result<Var> {
-        let c = &self.config;
-        let (mut q, mut k, v) = (self.query.forward(cx, x)?, self.key.forward(cx, x)?, self.value.forward(cx, x)?);
-        if let Some(base) = c.rotary_base {
-            let positions: Vec<u32> = segments.ranges().flat_map(|r| 0..r.len() as u32).collect();
-            let turn = |x: &Var, heads| {
-                let rotary = ops::Rotary { heads, dims: c.hidden / c.heads, base, interleaved: false };
-                ops::rotary(cx.tape, x, &positions, rotary)
-            };
-            (q, k) = (turn(&q, c.heads)?, turn(&k, c.key_heads())?);
-        }
-        let random = cx.next_random().filter(|_| c.attention_dropout > 0.0);
-        let attention = ops::Attention {
-            kv_heads: c.key_heads(),
-            causal: c.causal,
-            dropout: random.map(|r| (c.attention_dropout, r)),
-            ..ops::Attention::new(c.heads)
-        };
-        let y = ops::attention(cx.tape, (&q, &k, &v), (segments, segments), &attention, None)?;
-        self.after(cx, self.output.forward(cx, &y)?, segments)
-    }
-
-    fn feed_forward(&self, cx: &Context<'_>, x: &Var, segments: &Offsets) -> Result<Var> {
+    fn feed_forward(&self, cx: &Context<'_>, x: &Var) -> Result<Var> {
         let activation = Activation::from(self.config.activation);
         let inner = match &self.gate {
             Some(gate) => {
@@ -229,7 +308,7 @@ impl Block {
             }
             None => self.up.forward_with(cx, x, activation)?,
         };
-        self.after(cx, self.down.forward(cx, &inner)?, segments)
+        self.down.forward(cx, &inner)
     }
 
     /// Dropout and stochastic depth on a sublayer's output.

@@ -1,11 +1,15 @@
 //! The parts that towers, fusions and heads are built from.
 
+mod attention;
 mod block;
 mod linear;
 mod norm;
+mod relative;
 mod transformer;
 
-pub use block::{Block, BlockConfig, NormPlace};
+pub use attention::{AttentionBias, MultiHeadAttention};
+pub use block::{ActivationName, Block, BlockConfig, NormPlace, Surroundings};
 pub use linear::Linear;
 pub use norm::{LayerNorm, NormKind};
+pub use relative::{DistanceBias, RelativePositions, RelativePositionsConfig};
 pub use transformer::{Transformer, TransformerConfig};

@@ -30,10 +30,18 @@ impl LayerNorm {
     /// # Errors
     /// When the names are taken.
     pub fn new(b: &mut Builder<'_>, dim: usize, kind: NormKind, eps: f64) -> Result<Self> {
+        Self::with_bias(b, dim, kind, eps, true)
+    }
+
+    /// As [`LayerNorm::new`]; layer normalisation without a bias if not wanted.
+    ///
+    /// # Errors
+    /// When the names are taken.
+    pub fn with_bias(b: &mut Builder<'_>, dim: usize, kind: NormKind, eps: f64, bias: bool) -> Result<Self> {
         let weight = b.param("weight", &[dim], Init::Constant(1.0))?;
         let bias = match kind {
-            NormKind::LayerNorm => Some(b.param("bias", &[dim], Init::Constant(0.0))?),
-            NormKind::RmsNorm => None,
+            NormKind::LayerNorm if bias => Some(b.param("bias", &[dim], Init::Constant(0.0))?),
+            _ => None,
         };
         Ok(Self { kind, weight, bias, eps })
     }
@@ -49,15 +57,5 @@ impl LayerNorm {
             NormKind::LayerNorm => ops::layer_norm(cx.tape, x, &weight, bias.as_ref(), self.eps)?,
             NormKind::RmsNorm => ops::rms_norm(cx.tape, x, &weight, self.eps)?,
         })
-    }
-
-    /// x + residual, and its normalisation.
-    ///
-    /// # Errors
-    /// When the shapes do not fit.
-    pub fn add_forward(&self, cx: &Context<'_>, x: &Var, residual: &Var) -> Result<(Var, Var)> {
-        let sum = ops::add(cx.tape, x, residual)?;
-        let y = self.forward(cx, &sum)?;
-        Ok((sum, y))
     }
 }

@@ -1,6 +1,6 @@
 //! A stack of blocks.
 
-use super::{Block, BlockConfig, LayerNorm, NormPlace};
+use super::{Block, BlockConfig, LayerNorm, NormPlace, RelativePositions, RelativePositionsConfig, Surroundings};
 use crate::{Context, ModelError, Result};
 use sensorium_engine::{Builder, Offsets, Var};
 use serde::{Deserialize, Serialize};
@@ -13,11 +13,21 @@ pub struct TransformerConfig {
     pub layers: usize,
     /// The settings of each.
     pub block: BlockConfig,
+    /// Whether all layers are one block used again (ALBERT).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
+    /// Whether a norm stands at the end; with `pre` norms when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_norm: Option<bool>,
+    /// A bias on attention scores by distance, shared by all layers (T5, MPNet).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relative_positions: Option<RelativePositionsConfig>,
 }
 
 impl Default for TransformerConfig {
     fn default() -> Self {
-        Self { layers: 2, block: BlockConfig::default() }
+        let block = BlockConfig::default();
+        Self { layers: 2, block, shared: false, final_norm: None, relative_positions: None }
     }
 }
 
@@ -26,12 +36,15 @@ impl Default for TransformerConfig {
 #[derive(Debug, Clone)]
 pub struct Transformer {
     blocks: Vec<Block>,
+    layers: usize,
+    relative: Option<RelativePositions>,
     norm: Option<LayerNorm>,
 }
 
 impl Transformer {
-    /// Creates `layer.{i}` and `norm`. Stochastic depth grows linearly with
-    /// the layer up to the configured probability (Huang et al. 2016).
+    /// Creates `layer.{i}`, `norm` and, if wanted, `relative_positions`.
+    /// Stochastic depth grows linearly with the layer up to the configured
+    /// probability (Huang et al. 2016).
     ///
     /// # Errors
     /// When the configuration makes no sense.
@@ -40,21 +53,25 @@ impl Transformer {
         if config.layers > 1024 {
             return Err(ModelError::config("transformer", format!("layers = {} is more than 1024", config.layers)));
         }
-        let blocks = (0..config.layers)
+        let c = &config.block;
+        let distinct = if config.shared { config.layers.min(1) } else { config.layers };
+        let blocks = (0..distinct)
             .map(|i| {
-                let depth = (i + 1) as f64 / config.layers as f64;
-                let block = BlockConfig { drop_path: config.block.drop_path * depth, ..config.block.clone() };
+                let depth = (i + 1) as f64 / distinct as f64;
+                let block = BlockConfig { drop_path: c.drop_path * depth, ..c.clone() };
                 Block::new(&mut b.scope(format_args!("layer.{i}")), &block)
             })
             .collect::<Result<_>>()?;
-        let norm = match config.block.norm_place {
-            NormPlace::Pre => {
-                let c = &config.block;
-                Some(LayerNorm::new(&mut b.scope("norm"), c.hidden, c.norm, c.norm_eps)?)
-            }
-            NormPlace::Post => None,
+        let relative = match &config.relative_positions {
+            Some(relative) => Some(RelativePositions::new(b, relative, c.heads)?),
+            None => None,
         };
-        Ok(Self { blocks, norm })
+        let norm = if config.final_norm.unwrap_or(c.norm_place == NormPlace::Pre) {
+            Some(LayerNorm::with_bias(&mut b.scope("norm"), c.hidden, c.norm, c.norm_eps, c.norm_bias)?)
+        } else {
+            None
+        };
+        Ok(Self { blocks, layers: config.layers, relative, norm })
     }
 
     /// `[tokens, hidden]` to the same; attention within `segments`.
@@ -62,9 +79,22 @@ impl Transformer {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, cx: &Context<'_>, x: Var, segments: &Offsets) -> Result<Var> {
+        self.forward_among(cx, x, Surroundings::of(segments))
+    }
+
+    /// As [`Transformer::forward`], among whatever the blocks attend to.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward_among(&self, cx: &Context<'_>, x: Var, around: Surroundings<'_>) -> Result<Var> {
+        let bias = self.relative.as_ref().map(|relative| relative.bias(cx, around.segments));
+        let around = Surroundings { bias: bias.as_ref().map(|b| b.of()).or(around.bias), ..around };
         let mut x = x;
-        for block in &self.blocks {
-            x = block.forward(cx, &x, segments)?;
+        for layer in 0..self.layers {
+            // A shared block stands for every layer.
+            let block = &self.blocks[layer % self.blocks.len()];
+            x = block.forward(cx, &x, &around)?;
+            cx.keep_hidden(&x);
         }
         match &self.norm {
             Some(norm) => norm.forward(cx, &x),
@@ -72,8 +102,8 @@ impl Transformer {
         }
     }
 
-    /// The number of blocks.
+    /// The number of layers.
     pub fn layers(&self) -> usize {
-        self.blocks.len()
+        self.layers
     }
 }

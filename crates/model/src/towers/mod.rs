@@ -28,6 +28,8 @@ pub enum Pooling {
     First,
     /// The largest of each feature.
     Max,
+    /// The last token (CLIP's text, decoders).
+    Last,
 }
 
 impl Pooling {
@@ -36,6 +38,7 @@ impl Pooling {
             Self::Mean => ops::Pooling::Mean,
             Self::First => ops::Pooling::First,
             Self::Max => ops::Pooling::Max,
+            Self::Last => ops::Pooling::Last,
         };
         Ok(ops::pool(cx.tape, x, offsets, pooling)?)
     }
@@ -63,7 +66,7 @@ impl TowerConfig {
     /// The width of the tower's features.
     pub fn dim(&self) -> usize {
         match self {
-            Self::Text(c) => c.transformer.block.hidden,
+            Self::Text(c) => c.projection.unwrap_or(c.transformer.block.hidden),
             Self::Image(c) => c.transformer.block.hidden,
             Self::Audio(c) => c.transformer.block.hidden,
             Self::Video(c) => c.image.transformer.block.hidden,
@@ -141,15 +144,23 @@ fn wrong_kind(expected: &str, column: &ColumnInput) -> ModelError {
 struct Positions {
     table: ParamId,
     most: usize,
+    offset: usize,
     part: &'static str,
 }
 
 impl Positions {
     fn new(b: &mut Builder<'_>, part: &'static str, most: usize, dim: usize) -> Result<Self> {
+        Self::with_offset(b, part, most, 0, dim)
+    }
+
+    /// As [`Positions::new`], the first position standing `offset` rows down
+    /// the table.
+    fn with_offset(b: &mut Builder<'_>, part: &'static str, most: usize, offset: usize, dim: usize) -> Result<Self> {
         if most == 0 {
             return Err(ModelError::config(part, "max_positions must be at least 1"));
         }
-        Ok(Self { table: b.param("positions", &[most, dim], Init::Normal(0.02))?, most, part })
+        let table = b.param("positions", &[most + offset, dim], Init::Normal(0.02))?;
+        Ok(Self { table, most, offset, part })
     }
 
     /// x + position of each token in its segment.
@@ -161,7 +172,8 @@ impl Positions {
                 format!("a segment of {longest} tokens is longer than the {} positions of the model", self.most),
             ));
         }
-        let places: Vec<u32> = offsets.ranges().flat_map(|r| 0..r.len() as u32).collect();
+        let first = self.offset as u32;
+        let places: Vec<u32> = offsets.ranges().flat_map(|r| first..first + r.len() as u32).collect();
         Ok(ops::add_rows_broadcast(cx.tape, x, &cx.param(self.table), &places)?)
     }
 }

@@ -1,7 +1,8 @@
 //! Text: token and position embeddings, then a Transformer.
 
 use super::{Encoded, Pooling, Positions, wrong_kind};
-use crate::{ColumnInput, Context, LayerNorm, Result, Transformer, TransformerConfig, Values};
+use crate::layers::ActivationName;
+use crate::{ColumnInput, Context, LayerNorm, Linear, Result, Transformer, TransformerConfig, Values};
 use sensorium_engine::{Builder, Init, ParamId, ops};
 use serde::{Deserialize, Serialize};
 
@@ -13,42 +14,140 @@ pub struct TextTowerConfig {
     pub vocab_size: usize,
     /// The longest text in tokens.
     pub max_positions: usize,
+    /// Rows of the position table before that of the first token (RoBERTa: 2);
+    /// not counted in `max_positions`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub position_offset: usize,
+    /// Whether tokens have a learned position.
+    #[serde(skip_serializing_if = "is_true")]
+    pub learned_positions: bool,
+    /// Kinds of tokens (segments A and B of BERT); 0 for none. All tokens of a
+    /// column are of the first kind.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub token_types: usize,
+    /// Width of the embeddings where it is not that of the Transformer, to
+    /// which they are then projected (ALBERT, ELECTRA).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_size: Option<usize>,
+    /// Whether the embeddings are normalised.
+    #[serde(skip_serializing_if = "is_true")]
+    pub embedding_norm: bool,
     /// How the tokens become one vector.
     pub pooling: Pooling,
+    /// A dense layer with this activation on that vector (BERT's pooler).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooler: Option<ActivationName>,
+    /// Width of a last projection of that vector (CLIP); none without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection: Option<usize>,
+    /// Whether the last projection has a bias (SigLIP).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub projection_bias: bool,
+    /// Whether that vector gets unit length.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub normalize: bool,
     /// The Transformer.
     pub transformer: TransformerConfig,
 }
 
+fn is_true(x: &bool) -> bool {
+    *x
+}
+
+fn is_zero(x: &usize) -> bool {
+    *x == 0
+}
+
 impl Default for TextTowerConfig {
     fn default() -> Self {
-        Self { vocab_size: 1000, max_positions: 128, pooling: Pooling::Mean, transformer: TransformerConfig::default() }
+        Self {
+            vocab_size: 1000,
+            max_positions: 128,
+            position_offset: 0,
+            learned_positions: true,
+            token_types: 0,
+            embedding_size: None,
+            embedding_norm: true,
+            pooling: Pooling::Mean,
+            pooler: None,
+            projection: None,
+            projection_bias: false,
+            normalize: false,
+            transformer: TransformerConfig::default(),
+        }
     }
 }
 
 /// A text encoder.
 #[derive(Debug, Clone)]
 pub struct TextTower {
-    embeddings: ParamId,
-    positions: Positions,
-    norm: LayerNorm,
+    word: ParamId,
+    positions: Option<Positions>,
+    token_types: Option<ParamId>,
+    norm: Option<LayerNorm>,
+    widen: Option<Linear>,
     encoder: Transformer,
     pooling: Pooling,
+    pooler: Option<(Linear, ActivationName)>,
+    projection: Option<Linear>,
+    normalize: bool,
     dropout: f64,
 }
 
 impl TextTower {
-    /// Creates `embeddings.{word,positions,norm}` and `encoder`.
+    /// Creates `embeddings.{word,positions,token_types,norm,projection}`,
+    /// `encoder`, `pooler` and `projection`, each where it is wanted.
     ///
     /// # Errors
     /// When the configuration makes no sense.
     pub fn new(b: &mut Builder<'_>, c: &TextTowerConfig) -> Result<Self> {
         let block = &c.transformer.block;
+        let width = c.embedding_size.unwrap_or(block.hidden);
         let mut e = b.scope("embeddings");
-        let embeddings = e.param("word", &[c.vocab_size, block.hidden], Init::Normal(0.02))?;
-        let positions = Positions::new(&mut e, "text tower", c.max_positions, block.hidden)?;
-        let norm = LayerNorm::new(&mut e.scope("norm"), block.hidden, block.norm, block.norm_eps)?;
+        let table = |e: &mut Builder<'_>, name, rows| e.param(name, &[rows, width], Init::Normal(0.02));
+        let word = table(&mut e, "word", c.vocab_size)?;
+        let positions = if c.learned_positions {
+            Some(Positions::with_offset(&mut e, "text tower", c.max_positions, c.position_offset, width)?)
+        } else {
+            None
+        };
+        let token_types = if c.token_types > 0 { Some(table(&mut e, "token_types", c.token_types)?) } else { None };
+        let norm = if c.embedding_norm {
+            Some(LayerNorm::with_bias(&mut e.scope("norm"), width, block.norm, block.norm_eps, block.norm_bias)?)
+        } else {
+            None
+        };
+        let widen = match c.embedding_size {
+            Some(size) => Some(Linear::new(&mut e.scope("projection"), size, block.hidden, true)?),
+            None => None,
+        };
         let encoder = Transformer::new(&mut b.scope("encoder"), &c.transformer)?;
-        Ok(Self { embeddings, positions, norm, encoder, pooling: c.pooling, dropout: block.dropout })
+        let pooler = match c.pooler {
+            Some(f) => Some((Linear::new(&mut b.scope("pooler"), block.hidden, block.hidden, true)?, f)),
+            None => None,
+        };
+        let projection = match c.projection {
+            Some(dim) => Some(Linear::new(&mut b.scope("projection"), block.hidden, dim, c.projection_bias)?),
+            None => None,
+        };
+        Ok(Self {
+            word,
+            positions,
+            token_types,
+            norm,
+            widen,
+            encoder,
+            pooling: c.pooling,
+            pooler,
+            projection,
+            normalize: c.normalize,
+            dropout: block.dropout,
+        })
+    }
+
+    /// The table of token embeddings `[vocab_size, width]`.
+    pub fn word_embeddings(&self) -> ParamId {
+        self.word
     }
 
     /// Tokens to `[tokens, hidden]`.
@@ -58,11 +157,31 @@ impl TextTower {
     pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Encoded> {
         let Values::Tokens(ids) = column.values() else { return Err(wrong_kind("tokens", column)) };
         let offsets = column.offsets();
-        let x = ops::embedding(cx.tape, &cx.param(self.embeddings), ids)?;
-        let x = self.positions.add(cx, &x, offsets)?;
-        let x = cx.dropout(self.norm.forward(cx, &x)?, self.dropout)?;
+        let mut x = ops::embedding(cx.tape, &cx.param(self.word), ids)?;
+        if let Some(positions) = &self.positions {
+            x = positions.add(cx, &x, offsets)?;
+        }
+        if let Some(types) = self.token_types {
+            x = ops::add_rows_broadcast(cx.tape, &x, &cx.param(types), &vec![0; ids.len()])?;
+        }
+        if let Some(norm) = &self.norm {
+            x = norm.forward(cx, &x)?;
+        }
+        x = cx.dropout(x, self.dropout)?;
+        if let Some(widen) = &self.widen {
+            x = widen.forward(cx, &x)?;
+        }
         let x = self.encoder.forward(cx, x, offsets)?;
-        let pooled = self.pooling.apply(cx, &x, offsets)?;
+        let mut pooled = self.pooling.apply(cx, &x, offsets)?;
+        if let Some((pooler, activation)) = &self.pooler {
+            pooled = pooler.forward_with(cx, &pooled, (*activation).into())?;
+        }
+        if let Some(projection) = &self.projection {
+            pooled = projection.forward(cx, &pooled)?;
+        }
+        if self.normalize {
+            pooled = ops::normalize(cx.tape, &pooled, 1e-12)?;
+        }
         Ok((x, offsets.clone(), pooled))
     }
 }

@@ -1,0 +1,91 @@
+//! Output layers over a tower's features, as checkpoints bring them.
+
+use crate::layers::{ActivationName, LayerNorm, Linear, NormKind};
+use crate::{Context, Features, Result};
+use sensorium_engine::{Builder, Var, ops};
+use serde::{Deserialize, Serialize};
+
+/// What a head reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadInput {
+    /// The pooled vector of each segment.
+    Pooled,
+    /// The first token of each segment.
+    First,
+    /// The mean over the tokens of each segment.
+    Mean,
+    /// Every token.
+    Tokens,
+}
+
+/// Settings of a head: dense layer, norm, output, the first two optional.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadConfig {
+    /// What it reads.
+    pub input: HeadInput,
+    /// Width of what it reads.
+    pub inputs: usize,
+    /// The activation of a dense layer before the output; none without.
+    pub dense: Option<ActivationName>,
+    /// Width of that layer; `inputs` when left out.
+    pub dense_width: Option<usize>,
+    /// Variance offset of a layer norm before the output; none without.
+    pub norm_eps: Option<f64>,
+    /// Numbers given per row: classes, or tokens of a vocabulary.
+    pub outputs: usize,
+    /// Whether the output has a bias.
+    pub bias: bool,
+}
+
+/// A head.
+#[derive(Debug, Clone)]
+pub struct Head {
+    input: HeadInput,
+    dense: Option<(Linear, ActivationName)>,
+    norm: Option<LayerNorm>,
+    output: Linear,
+}
+
+impl Head {
+    /// Creates `dense`, `norm` and `output`, each where it is wanted.
+    ///
+    /// # Errors
+    /// When names are taken.
+    pub fn new(b: &mut Builder<'_>, c: &HeadConfig) -> Result<Self> {
+        let width = if c.dense.is_some() { c.dense_width.unwrap_or(c.inputs) } else { c.inputs };
+        let dense = match c.dense {
+            Some(f) => Some((Linear::new(&mut b.scope("dense"), c.inputs, width, true)?, f)),
+            None => None,
+        };
+        let norm = match c.norm_eps {
+            Some(eps) => Some(LayerNorm::new(&mut b.scope("norm"), width, NormKind::LayerNorm, eps)?),
+            None => None,
+        };
+        let output = Linear::new(&mut b.scope("output"), width, c.outputs, c.bias)?;
+        Ok(Self { input: c.input, dense, norm, output })
+    }
+
+    /// Features to `[segments, outputs]`, or `[tokens, outputs]` for a head
+    /// that reads tokens.
+    ///
+    /// # Errors
+    /// When the features are not as wide as the head's inputs.
+    pub fn forward(&self, cx: &Context<'_>, features: &Features) -> Result<Var> {
+        let pool = |how| ops::pool(cx.tape, &features.tokens, &features.offsets, how);
+        let mut x = match self.input {
+            HeadInput::Pooled => features.pooled.clone(),
+            HeadInput::First => pool(ops::Pooling::First)?,
+            HeadInput::Mean => pool(ops::Pooling::Mean)?,
+            HeadInput::Tokens => features.tokens.clone(),
+        };
+        if let Some((dense, activation)) = &self.dense {
+            x = dense.forward_with(cx, &x, (*activation).into())?;
+        }
+        if let Some(norm) = &self.norm {
+            x = norm.forward(cx, &x)?;
+        }
+        self.output.forward(cx, &x)
+    }
+}

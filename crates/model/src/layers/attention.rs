@@ -1,0 +1,138 @@
+//! Multi-head attention with its projections.
+
+use super::{BlockConfig, LayerNorm, Linear, Surroundings};
+use crate::{Context, Result};
+use sensorium_engine::{Builder, Offsets, Var, ops};
+use serde::{Deserialize, Serialize};
+
+/// Which projections of an attention have biases, where they differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttentionBias {
+    /// The queries'.
+    pub query: bool,
+    /// The keys'.
+    pub key: bool,
+    /// The values'.
+    pub value: bool,
+    /// The output's.
+    pub output: bool,
+}
+
+impl AttentionBias {
+    /// All alike.
+    pub fn all(bias: bool) -> Self {
+        Self { query: bias, key: bias, value: bias, output: bias }
+    }
+}
+
+/// Multi-head attention (Vaswani et al. 2017), its heads of keys and values
+/// possibly fewer than those of the queries (Ainslie et al. 2023).
+#[derive(Debug, Clone)]
+pub struct MultiHeadAttention {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    causal: bool,
+    scale: Option<f64>,
+    rotary_base: Option<f64>,
+    dropout: f64,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    norms: Option<(LayerNorm, LayerNorm)>,
+}
+
+impl MultiHeadAttention {
+    /// Creates the parameters `query`, `key`, `value`, `output` and, with
+    /// `qk_norm`, `query_norm` and `key_norm`. Attention to a `memory` is
+    /// neither causal nor rotary.
+    ///
+    /// # Errors
+    /// When names are taken.
+    pub fn new(b: &mut Builder<'_>, c: &BlockConfig, memory: bool) -> Result<Self> {
+        let (dim, kv_heads, bias) = (c.head_dim(), c.key_heads(), c.attention_bias());
+        let (wide, narrow) = (dim * c.heads, dim * kv_heads);
+        let linear = |b: &mut Builder<'_>, name, i, o, bias| Linear::new(&mut b.scope(name), i, o, bias);
+        let norm =
+            |b: &mut Builder<'_>, name| LayerNorm::with_bias(&mut b.scope(name), dim, c.norm, c.norm_eps, c.norm_bias);
+        Ok(Self {
+            heads: c.heads,
+            kv_heads,
+            head_dim: dim,
+            causal: c.causal && !memory,
+            scale: c.attention_scale,
+            rotary_base: c.rotary_base.filter(|_| !memory),
+            dropout: c.attention_dropout,
+            query: linear(b, "query", c.hidden, wide, bias.query)?,
+            key: linear(b, "key", c.hidden, narrow, bias.key)?,
+            value: linear(b, "value", c.hidden, narrow, bias.value)?,
+            output: linear(b, "output", wide, c.hidden, bias.output)?,
+            norms: if c.qk_norm { Some((norm(b, "query_norm")?, norm(b, "key_norm")?)) } else { None },
+        })
+    }
+
+    /// Attention of tokens `[tokens, hidden]` to each other, within segments.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, cx: &Context<'_>, x: &Var, around: &Surroundings<'_>) -> Result<Var> {
+        let (mut q, mut k) = (self.queries(cx, x)?, self.keys(cx, x)?);
+        if let Some(base) = self.rotary_base {
+            let positions: Vec<u32> = around.segments.ranges().flat_map(|r| 0..r.len() as u32).collect();
+            let turn = |x: &Var, heads| {
+                let rotary = ops::Rotary { heads, dims: self.head_dim, base, interleaved: false };
+                ops::rotary(cx.tape, x, &positions, rotary)
+            };
+            (q, k) = (turn(&q, self.heads)?, turn(&k, self.kv_heads)?);
+        }
+        let v = self.value.forward(cx, x)?;
+        self.attend(cx, (&q, &k, &v), (around.segments, around.segments), around.bias.as_ref())
+    }
+
+    /// Attention of tokens to the tokens of a memory, segment to segment.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward_to(&self, cx: &Context<'_>, x: &Var, segments: &Offsets, memory: (&Var, &Offsets)) -> Result<Var> {
+        let (q, k, v) = (self.queries(cx, x)?, self.keys(cx, memory.0)?, self.value.forward(cx, memory.0)?);
+        self.attend(cx, (&q, &k, &v), (segments, memory.1), None)
+    }
+
+    fn queries(&self, cx: &Context<'_>, x: &Var) -> Result<Var> {
+        self.normed(cx, self.query.forward(cx, x)?, self.norms.as_ref().map(|n| &n.0))
+    }
+
+    fn keys(&self, cx: &Context<'_>, x: &Var) -> Result<Var> {
+        self.normed(cx, self.key.forward(cx, x)?, self.norms.as_ref().map(|n| &n.1))
+    }
+
+    /// Each head normalised by itself.
+    fn normed(&self, cx: &Context<'_>, x: Var, norm: Option<&LayerNorm>) -> Result<Var> {
+        let Some(norm) = norm else { return Ok(x) };
+        let (rows, cols) = (x.rows(), x.cols());
+        let by_head = ops::reshape(cx.tape, &x, &[rows * cols / self.head_dim, self.head_dim])?;
+        let y = norm.forward(cx, &by_head)?;
+        Ok(ops::reshape(cx.tape, &y, &[rows, cols])?)
+    }
+
+    fn attend(
+        &self,
+        cx: &Context<'_>,
+        qkv: (&Var, &Var, &Var),
+        offsets: (&Offsets, &Offsets),
+        bias: Option<&ops::RelativeBias<'_, f32>>,
+    ) -> Result<Var> {
+        let random = cx.next_random().filter(|_| self.dropout > 0.0);
+        let attention = ops::Attention {
+            kv_heads: self.kv_heads,
+            causal: self.causal,
+            scale: self.scale,
+            dropout: random.map(|r| (self.dropout, r)),
+            ..ops::Attention::new(self.heads)
+        };
+        let y = ops::attention(cx.tape, qkv, offsets, &attention, bias)?;
+        self.output.forward(cx, &y)
+    }
+}

@@ -1,0 +1,314 @@
+//! From the names of a checkpoint's tensors to ours.
+
+use crate::checkpoint::Checkpoint;
+use crate::{ModelError, Result};
+use sensorium_engine::{EngineError, Tensor, Weights};
+use std::cell::RefCell;
+
+/// How a tensor of ours comes out of one of the checkpoint's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Convert {
+    /// As it is; more or fewer dimensions of the same elements in the same
+    /// order are fine (convolution kernels as matrices).
+    Same,
+    /// Rows and columns swapped (the linear layers of GPT-2).
+    Transpose,
+    /// One of several equal parts of the rows (projections stored as one).
+    Rows {
+        /// Which part.
+        part: usize,
+        /// Of how many.
+        of: usize,
+    },
+    /// One of several equal parts of the columns, then transposed.
+    TransposeRows {
+        /// Which part.
+        part: usize,
+        /// Of how many.
+        of: usize,
+    },
+    /// `[outputs, channels, kernel]` to `[outputs, kernel * channels]`: the
+    /// kernel of a convolution along time, as frames are unfolded here.
+    Convolution1d,
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    ours: String,
+    theirs: String,
+    convert: Convert,
+}
+
+/// The names of a part of a checkpoint: rules from our names to theirs, the
+/// first of them one without which the part is not there. In
+/// both, `*` stands for one component of a dotted name, and a `**` at the end
+/// for all the rest; what they stand for carries over in order.
+///
+/// ```
+/// use sensorium_model::pretrained::KeyMap;
+/// let keys = KeyMap::new().map("encoder.layer.*.mlp.up.**", "h.*.mlp.c_fc.**");
+/// assert_eq!(keys.theirs("encoder.layer.7.mlp.up.bias"), Some("h.7.mlp.c_fc.bias".to_owned()));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct KeyMap {
+    prefixes: Vec<String>,
+    rules: Vec<Rule>,
+    ignored: Vec<String>,
+}
+
+impl KeyMap {
+    /// No rules yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What may stand before all their names, one of these. Without a call,
+    /// nothing does.
+    #[must_use]
+    pub fn under(mut self, prefixes: &[&str]) -> Self {
+        self.prefixes = prefixes.iter().map(|p| (*p).to_owned()).collect();
+        self
+    }
+
+    /// Our name from theirs, the values as they are.
+    #[must_use]
+    pub fn map(self, ours: &str, theirs: &str) -> Self {
+        self.convert(ours, theirs, Convert::Same)
+    }
+
+    /// Our name from theirs, the values converted.
+    #[must_use]
+    pub fn convert(mut self, ours: &str, theirs: &str, convert: Convert) -> Self {
+        self.rules.push(Rule { ours: ours.into(), theirs: theirs.into(), convert });
+        self
+    }
+
+    /// Tensors of theirs that are not parameters (buffers of constants) or
+    /// that nothing here needs.
+    #[must_use]
+    pub fn ignore(mut self, theirs: &[&str]) -> Self {
+        self.ignored.extend(theirs.iter().map(|p| (*p).to_owned()));
+        self
+    }
+
+    /// All the rules of another map, both sides one name deeper.
+    #[must_use]
+    pub fn nest(mut self, ours: &str, theirs: &str, other: &KeyMap) -> Self {
+        for rule in &other.rules {
+            self.rules.push(Rule {
+                ours: format!("{ours}{}", rule.ours),
+                theirs: format!("{theirs}{}", rule.theirs),
+                convert: rule.convert,
+            });
+        }
+        self.ignored.extend(other.ignored.iter().map(|p| format!("{theirs}{p}")));
+        self
+    }
+
+    /// Their name, without a prefix, of a parameter of ours.
+    pub fn theirs(&self, ours: &str) -> Option<String> {
+        self.find(ours).map(|(name, _)| name)
+    }
+
+    fn find(&self, ours: &str) -> Option<(String, Convert)> {
+        self.rules.iter().find_map(|rule| {
+            let captured = captures(&rule.ours, ours)?;
+            Some((fill(&rule.theirs, &captured), rule.convert))
+        })
+    }
+
+    /// Whether a tensor of theirs, without its prefix, belongs to this part.
+    fn claims(&self, theirs: &str) -> bool {
+        let patterns = self.rules.iter().map(|r| &r.theirs).chain(&self.ignored);
+        patterns.into_iter().any(|p| captures(p, theirs).is_some())
+    }
+
+    /// The prefix that a checkpoint uses: the one under which it has most of
+    /// the names.
+    fn prefix(&self, checkpoint: &Checkpoint) -> &str {
+        let count = |prefix: &str| {
+            checkpoint.names().filter(|n| n.strip_prefix(prefix).is_some_and(|n| self.claims(n))).count()
+        };
+        let mut best = ("", 0);
+        for prefix in &self.prefixes {
+            let n = count(prefix);
+            if n > best.1 {
+                best = (prefix, n);
+            }
+        }
+        best.0
+    }
+
+    /// Whether a tensor of the checkpoint, with its prefix, belongs to this part.
+    pub(crate) fn claims_in(&self, checkpoint: &Checkpoint, name: &str) -> bool {
+        name.strip_prefix(self.prefix(checkpoint)).is_some_and(|n| self.claims(n))
+    }
+
+    /// Whether a checkpoint has this part: something of its first rule.
+    pub(crate) fn is_in(&self, checkpoint: &Checkpoint) -> bool {
+        let prefix = self.prefix(checkpoint);
+        let Some(first) = self.rules.first() else { return false };
+        checkpoint.names().any(|n| n.strip_prefix(prefix).is_some_and(|n| captures(&first.theirs, n).is_some()))
+    }
+
+    /// The checkpoint's tensors under our names.
+    pub fn over<'a>(&'a self, checkpoint: &'a Checkpoint) -> Mapped<'a> {
+        Mapped { map: self, checkpoint, prefix: self.prefix(checkpoint), problems: RefCell::default() }
+    }
+}
+
+/// What the stars of a pattern stand for in a name.
+fn captures<'n>(pattern: &str, name: &'n str) -> Option<Vec<&'n str>> {
+    let mut found = Vec::new();
+    let mut rest = Some(name);
+    let mut parts = pattern.split('.').peekable();
+    while let Some(part) = parts.next() {
+        let here = rest?;
+        if part == "**" && parts.peek().is_none() {
+            found.push(here);
+            return Some(found);
+        }
+        let (first, after) = match here.split_once('.') {
+            Some((first, after)) => (first, Some(after)),
+            None => (here, None),
+        };
+        match part {
+            "*" => found.push(first),
+            _ if part == first => {}
+            _ => return None,
+        }
+        rest = after;
+    }
+    rest.is_none().then_some(found)
+}
+
+/// A pattern with its stars filled in.
+fn fill(pattern: &str, captured: &[&str]) -> String {
+    let mut next = captured.iter();
+    let parts = pattern.split('.').map(|part| match part {
+        "*" | "**" => next.next().copied().unwrap_or(part),
+        _ => part,
+    });
+    parts.collect::<Vec<_>>().join(".")
+}
+
+/// A checkpoint seen through a [`KeyMap`]. Tensors that are missing or of
+/// another shape are noted and stand as zeros until [`Mapped::finish`], so
+/// that all of them can be named at once.
+pub struct Mapped<'a> {
+    map: &'a KeyMap,
+    checkpoint: &'a Checkpoint,
+    prefix: &'a str,
+    problems: RefCell<Vec<String>>,
+}
+
+impl Mapped<'_> {
+    /// Whether everything asked for was there.
+    ///
+    /// # Errors
+    /// With the names of all tensors that were missing or of another shape.
+    pub fn finish(self, part: &str) -> Result<()> {
+        let problems = self.problems.into_inner();
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let shown = problems.iter().take(20).map(|p| format!("\n  {p}")).collect::<String>();
+        let more = problems.len().saturating_sub(20);
+        let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+        Err(ModelError::config(part, format!("{} tensors of the checkpoint do not fit:{shown}{more}", problems.len())))
+    }
+
+    /// The checkpoint's name of a parameter of ours.
+    pub fn tensor_name(&self, ours: &str) -> Option<String> {
+        Some(format!("{}{}", self.prefix, self.map.theirs(ours)?))
+    }
+
+    fn converted(&self, name: &str, convert: Convert, dims: &[usize]) -> std::result::Result<Tensor, String> {
+        let info = self.checkpoint.info(name).ok_or_else(|| format!("{name}: missing"))?;
+        let theirs = info.dims.clone();
+        let len = |dims: &[usize]| dims.iter().product::<usize>();
+        let odd = |expected: Vec<usize>| format!("{name}: expected {expected:?}, the checkpoint has {theirs:?}");
+        let swapped = |dims: &[usize]| dims.iter().rev().copied().collect::<Vec<_>>();
+        let times = |dims: &[usize], n: usize, at: usize| {
+            let mut dims = dims.to_vec();
+            dims[at] *= n;
+            dims
+        };
+        match convert {
+            Convert::Same if same_rows(&theirs, dims) => {}
+            Convert::Same => return Err(odd(dims.to_vec())),
+            Convert::Transpose if theirs == swapped(dims) => {}
+            Convert::Transpose => return Err(odd(swapped(dims))),
+            Convert::Rows { of, .. } if theirs == times(dims, of, 0) => {}
+            Convert::Rows { of, .. } => return Err(odd(times(dims, of, 0))),
+            Convert::TransposeRows { of, .. } if theirs == swapped(&times(dims, of, 0)) => {}
+            Convert::TransposeRows { of, .. } => return Err(odd(swapped(&times(dims, of, 0)))),
+            Convert::Convolution1d if theirs.len() == 3 && len(&theirs) == len(dims) && theirs[0] == dims[0] => {}
+            Convert::Convolution1d => return Err(odd(dims.to_vec())),
+        }
+        let tensor = self.checkpoint.read(name).map_err(|e| format!("{name}: {e}"))?;
+        let data = tensor.data();
+        let values = match convert {
+            Convert::Same => return Tensor::from_slice(dims, data).map_err(|e| e.to_string()),
+            Convert::Transpose => transposed(data, theirs[0], theirs[1]),
+            Convert::Rows { part, .. } => data[part * len(dims)..(part + 1) * len(dims)].to_vec(),
+            Convert::TransposeRows { part, .. } => {
+                let all = if theirs.len() == 1 { data.to_vec() } else { transposed(data, theirs[0], theirs[1]) };
+                all[part * len(dims)..(part + 1) * len(dims)].to_vec()
+            }
+            Convert::Convolution1d => {
+                data.chunks_exact(theirs[1] * theirs[2]).flat_map(|m| transposed(m, theirs[1], theirs[2])).collect()
+            }
+        };
+        Tensor::from_slice(dims, &values).map_err(|e| e.to_string())
+    }
+}
+
+/// The same first dimension and number of elements: one may be a flattened
+/// form of the other. Leading dimensions of 1 do not count.
+fn same_rows(theirs: &[usize], ours: &[usize]) -> bool {
+    let trimmed = |dims: &[usize]| dims.iter().copied().skip_while(|d| *d == 1).collect::<Vec<_>>();
+    let (a, b) = (trimmed(theirs), trimmed(ours));
+    let len = |dims: &[usize]| dims.iter().product::<usize>();
+    len(&a) == len(&b) && a.first() == b.first()
+}
+
+fn transposed(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    (0..cols).flat_map(|c| (0..rows).map(move |r| data[r * cols + c])).collect()
+}
+
+impl Weights for Mapped<'_> {
+    fn tensor(&self, name: &str, dims: &[usize]) -> std::result::Result<Tensor, EngineError> {
+        let result = match self.map.find(name) {
+            Some((theirs, convert)) => self.converted(&format!("{}{theirs}", self.prefix), convert, dims),
+            None => Err(format!("no name in the checkpoint is known for {name}")),
+        };
+        Ok(result.unwrap_or_else(|problem| {
+            self.problems.borrow_mut().push(problem);
+            Tensor::zeros(dims)
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_carry_over() {
+        let keys = KeyMap::new().map("a.*.b.*", "x.*.y.*").map("tail.**", "rest.**");
+        assert_eq!(keys.theirs("a.3.b.weight").as_deref(), Some("x.3.y.weight"));
+        assert_eq!(keys.theirs("tail.one.two").as_deref(), Some("rest.one.two"));
+        assert_eq!(keys.theirs("a.3.b"), None);
+        assert_eq!(keys.theirs("a.3.b.weight.more"), None);
+        assert!(keys.claims("x.0.y.bias") && !keys.claims("x.0.z.bias"));
+    }
+
+    #[test]
+    fn kernels_may_be_flattened_but_not_reordered() {
+        assert!(same_rows(&[8, 3, 4, 4], &[8, 48]));
+        assert!(same_rows(&[1, 5, 8], &[5, 8]));
+        assert!(!same_rows(&[8, 48], &[48, 8]));
+        assert!(!same_rows(&[8, 3], &[8, 4]));
+    }
+}

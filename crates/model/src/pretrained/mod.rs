@@ -1,0 +1,335 @@
+//! Models of the field, from the folders in which they are shared.
+//!
+//! A [`Pretrained`] is a folder with a `config.json` and weights. Its
+//! `model_type` names a [`Family`]: a table from the configuration to
+//! [`Part`]s (towers, heads, decoders), each a configuration of our own
+//! modules and a [`KeyMap`] from our parameter names to the checkpoint's. No
+//! family has a Transformer of its own. What is not known is refused, with
+//! the nearest known ones; a tensor that is missing or of another shape is
+//! named, and nothing is ever filled in silently.
+
+mod bert;
+mod config;
+mod key_map;
+
+pub use config::Config;
+pub use key_map::{Convert, KeyMap, Mapped};
+
+use crate::checkpoint::Checkpoint;
+use crate::heads::{Head, HeadConfig};
+use crate::towers::Pooling;
+use crate::{ModelError, Result, Tower, TowerConfig};
+use sensorium_engine::{Builder, Params};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// A family of architectures.
+pub struct Family {
+    /// Its name among people.
+    pub name: &'static str,
+    /// The `model_type`s of its configurations.
+    pub model_types: &'static [&'static str],
+    parts: fn(&Config) -> Result<Vec<Part>>,
+}
+
+/// Every family there is.
+pub const FAMILIES: &[Family] =
+    &[bert::BERT, bert::ROBERTA, bert::DISTILBERT, bert::MPNET, bert::ALBERT, bert::ELECTRA];
+
+/// What a part of a checkpoint is.
+#[derive(Debug, Clone)]
+pub enum PartConfig {
+    /// An encoder of one modality.
+    Tower(Box<TowerConfig>),
+    /// An output layer over a tower's features.
+    Head(HeadConfig),
+}
+
+/// A part of a checkpoint: what it is, and the names of its tensors.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// `text`, `image`, `audio`, `head`, …
+    pub name: &'static str,
+    /// Its configuration.
+    pub config: PartConfig,
+    /// From our names to the checkpoint's.
+    pub keys: KeyMap,
+}
+
+impl Part {
+    /// An encoder.
+    pub fn tower(name: &'static str, config: TowerConfig, keys: KeyMap) -> Self {
+        Self { name, config: PartConfig::Tower(Box::new(config)), keys }
+    }
+
+    /// An output layer.
+    pub fn head(name: &'static str, config: HeadConfig, keys: KeyMap) -> Self {
+        Self { name, config: PartConfig::Head(config), keys }
+    }
+}
+
+/// A checkpoint whose architecture is known.
+pub struct Pretrained {
+    folder: PathBuf,
+    config: Config,
+    checkpoint: Checkpoint,
+    family: &'static Family,
+    parts: Vec<Part>,
+}
+
+impl Pretrained {
+    /// Opens a folder: reads its configuration and the headers of its
+    /// weights. The parts are those that the checkpoint holds.
+    ///
+    /// # Errors
+    /// When files are missing or broken, the architecture is not known, or
+    /// its settings mean something that is not computed here.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let sentence = SentenceTransformer::of(folder)?;
+        let folder = sentence.as_ref().map_or(folder.to_owned(), |s| s.transformer.clone());
+        let config = Config::new("config.json", read_json(&folder.join("config.json"))?)?;
+        let model_type = config.str_or("model_type", "")?.to_owned();
+        let family = FAMILIES
+            .iter()
+            .find(|f| f.model_types.contains(&model_type.as_str()))
+            .ok_or_else(|| unknown(&folder, &model_type))?;
+        let checkpoint = Checkpoint::open(&folder)?;
+        let mut parts = (family.parts)(&config)?;
+        parts.retain(|p| p.keys.is_in(&checkpoint));
+        for part in &mut parts {
+            if let PartConfig::Tower(tower) = &mut part.config
+                && let TowerConfig::Text(text) = tower.as_mut()
+            {
+                // The pooler is trained with the next-sentence task and left
+                // out of many checkpoints.
+                if text.pooler.is_some() && !has(&checkpoint, &part.keys, "pooler.weight") {
+                    text.pooler = None;
+                }
+                if let Some(sentence) = &sentence {
+                    (text.pooler, text.pooling, text.normalize) = (None, sentence.pooling, sentence.normalize);
+                }
+            }
+        }
+        Ok(Self { folder, config, checkpoint, family, parts })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The family that it belongs to.
+    pub fn family(&self) -> &'static Family {
+        self.family
+    }
+
+    /// Its `config.json`.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its weights.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The parts that it holds.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// A part by its name.
+    ///
+    /// # Errors
+    /// When there is none, with those that there are.
+    pub fn part(&self, name: &str) -> Result<&Part> {
+        self.parts.iter().find(|p| p.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.parts.iter().map(|p| p.name).collect();
+            self.problem(format!("a {} checkpoint with {} has no {name} part", self.family.name, names.join(", ")))
+        })
+    }
+
+    /// The configuration of a tower.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn tower_config(&self, name: &str) -> Result<&TowerConfig> {
+        match &self.part(name)?.config {
+            PartConfig::Tower(config) => Ok(config),
+            PartConfig::Head(_) => Err(self.problem(format!("{name} is a head, not a tower"))),
+        }
+    }
+
+    /// A tower with its weights, under their names without a prefix.
+    ///
+    /// # Errors
+    /// When there is none, or tensors are missing or of another shape: all of
+    /// them are named.
+    pub fn load_tower(&self, name: &str) -> Result<(Tower, Params)> {
+        self.load_tower_as(name, self.tower_config(name)?)
+    }
+
+    /// As [`Pretrained::load_tower`] with settings that leave the weights
+    /// alone changed (dropout, pooling, a projection left out).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_tower_as(&self, name: &str, config: &TowerConfig) -> Result<(Tower, Params)> {
+        let mut params = Params::new();
+        let tower = self.load_into(&mut params, name, |b| Tower::new(b, config))?;
+        Ok((tower, params))
+    }
+
+    /// A head with its weights, after the parameters of its tower.
+    ///
+    /// # Errors
+    /// When there is none, or tensors are missing or of another shape.
+    pub fn load_head(&self, name: &str, params: &mut Params) -> Result<Head> {
+        match &self.part(name)?.config {
+            PartConfig::Head(config) => self.load_into(params, name, |b| Head::new(b, config)),
+            PartConfig::Tower(_) => Err(self.problem(format!("{name} is a tower, not a head"))),
+        }
+    }
+
+    /// Builds any module from the weights of a part, its parameters after
+    /// those that are there.
+    ///
+    /// # Errors
+    /// When tensors are missing or of another shape: all of them are named.
+    pub fn load_into<T>(
+        &self,
+        params: &mut Params,
+        part: &str,
+        build: impl FnOnce(&mut Builder<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mapped = self.part(part)?.keys.over(&self.checkpoint);
+        let built = build(&mut Builder::loading(params, &mapped))?;
+        mapped.finish(&format!("{} ({part})", self.folder.display()))?;
+        Ok(built)
+    }
+
+    /// The checkpoint's name of a parameter of a part.
+    pub fn tensor_name(&self, part: &str, ours: &str) -> Option<String> {
+        self.part(part).ok()?.keys.over(&self.checkpoint).tensor_name(ours)
+    }
+
+    /// Tensors of the checkpoint that no part knows.
+    pub fn unexpected(&self) -> Vec<&str> {
+        let known = |name: &str| self.parts.iter().any(|p| p.keys.claims_in(&self.checkpoint, name));
+        self.checkpoint.names().filter(|n| !known(n)).collect()
+    }
+
+    /// The classes of a classification head, in the order of its outputs.
+    pub fn labels(&self) -> Option<Vec<String>> {
+        let labels = self.config.get("id2label")?.as_object()?;
+        let named: Option<Vec<_>> =
+            (0..labels.len()).map(|i| labels.get(&i.to_string())?.as_str().map(str::to_owned)).collect();
+        named
+    }
+
+    fn problem(&self, problem: String) -> ModelError {
+        ModelError::config(self.folder.display().to_string(), problem)
+    }
+}
+
+fn has(checkpoint: &Checkpoint, keys: &KeyMap, ours: &str) -> bool {
+    keys.theirs(ours).is_some_and(|theirs| checkpoint.names().any(|n| n.ends_with(&theirs)))
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let place = || path.display().to_string();
+    let file = std::fs::read(path).map_err(|e| ModelError::config(place(), format!("cannot be read: {e}")))?;
+    serde_json::from_slice(&file).map_err(|e| ModelError::config(place(), format!("is not JSON: {e}")))
+}
+
+fn unknown(folder: &Path, model_type: &str) -> ModelError {
+    let mut known: Vec<&str> = FAMILIES.iter().flat_map(|f| f.model_types).copied().collect();
+    known.sort_by_key(|name| std::cmp::Reverse(shared_prefix(name, model_type)));
+    let nearest = known.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+    known.sort_unstable();
+    let known = known.join(", ");
+    let problem = if model_type.is_empty() {
+        format!("its config.json has no model_type; known ones: {known}")
+    } else {
+        format!("model_type {model_type:?} is not known; nearest: {nearest}; all known: {known}")
+    };
+    ModelError::config(folder.display().to_string(), problem)
+}
+
+fn shared_prefix(a: &str, b: &str) -> usize {
+    a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count()
+}
+
+/// What a sentence-transformers folder adds to its Transformer.
+struct SentenceTransformer {
+    transformer: PathBuf,
+    pooling: Pooling,
+    normalize: bool,
+}
+
+impl SentenceTransformer {
+    /// None where the folder is not one.
+    fn of(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join("modules.json");
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let place = path.display().to_string();
+        let modules = read_json(&path)?;
+        let modules =
+            modules.as_array().ok_or_else(|| ModelError::config(&place, "expected a list of modules".to_owned()))?;
+        let mut found = Self { transformer: folder.to_owned(), pooling: Pooling::Mean, normalize: false };
+        for module in modules {
+            let kind = module["type"].as_str().unwrap_or_default().rsplit('.').next().unwrap_or_default();
+            let within = folder.join(module["path"].as_str().unwrap_or_default());
+            match kind {
+                "Transformer" => found.transformer = within,
+                "Normalize" => found.normalize = true,
+                "Pooling" => found.pooling = pooling(&within.join("config.json"))?,
+                "Dropout" => {}
+                _ => {
+                    return Err(ModelError::config(
+                        place,
+                        format!("module {kind:?} is not known; Transformer, Pooling, Normalize and Dropout are"),
+                    ));
+                }
+            }
+        }
+        Ok(Some(found))
+    }
+}
+
+fn pooling(path: &Path) -> Result<Pooling> {
+    let config = Config::new(path.display().to_string(), read_json(path)?)?;
+    let modes = [
+        ("pooling_mode_cls_token", Pooling::First),
+        ("pooling_mode_mean_tokens", Pooling::Mean),
+        ("pooling_mode_max_tokens", Pooling::Max),
+        ("pooling_mode_lasttoken", Pooling::Last),
+    ];
+    for other in ["pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens"] {
+        config.only(other, &[Value::Bool(false)])?;
+    }
+    let mut on = Vec::new();
+    for (key, mode) in modes {
+        if config.bool_or(key, false)? {
+            on.push(mode);
+        }
+    }
+    if let Some(name) = config.get("pooling_mode").and_then(Value::as_str) {
+        on = match name {
+            "cls" => vec![Pooling::First],
+            "mean" => vec![Pooling::Mean],
+            "max" => vec![Pooling::Max],
+            "lasttoken" => vec![Pooling::Last],
+            _ => Vec::new(),
+        };
+    }
+    match on[..] {
+        [mode] => Ok(mode),
+        _ => Err(ModelError::config(
+            path.display().to_string(),
+            "expected one of the pooling modes cls, mean, max and lasttoken",
+        )),
+    }
+}

@@ -1,0 +1,4 @@
+//! Every family of pretrained models against the reference library.
+
+mod harness;
+mod text;
