@@ -33,6 +33,7 @@ pub mod ops;
 pub mod optim;
 mod parallel;
 mod params;
+pub mod pattern;
 mod random;
 mod simd;
 mod tape;

@@ -138,6 +138,11 @@ impl<E: Element> Tape<E> {
         self.recording && inputs.iter().any(|v| v.needs_gradient())
     }
 
+    /// The operations recorded so far: those that a gradient passes through.
+    pub fn operations(&self) -> usize {
+        self.nodes.borrow().iter().filter(|n| n.backward.is_some()).count()
+    }
+
     /// Puts the result of an operation on the tape.
     ///
     /// `backward` receives the gradient of the result and adds to those of the

@@ -1,7 +1,9 @@
 //! What every forward pass carries along.
 
+use crate::adapters::{Adapters, Site, Sites};
 use sensorium_engine::{ParamId, Params, Random, Result, Tape, Var, ops};
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 /// The tape, the parameters and, in training, the randomness of this step.
 pub struct Context<'a> {
@@ -12,32 +14,34 @@ pub struct Context<'a> {
     /// The step's stream of random numbers; None outside training, where
     /// nothing is dropped.
     random: Option<Random>,
-    uses: Cell<u64>,
+    uses: Rc<Cell<u64>>,
+    /// What an adapter attaches to layers.
+    sites: Option<&'a Sites>,
     /// Hidden states after each layer, where somebody asked for them.
-    hidden: Option<RefCell<Vec<Var>>>,
+    hidden: Option<Rc<RefCell<Vec<Var>>>>,
 }
 
 impl<'a> Context<'a> {
     /// For inference: nothing is dropped.
     pub fn inference(tape: &'a Tape, params: &'a Params) -> Self {
-        Self { tape, params, random: None, uses: Cell::new(0), hidden: None }
+        Self { tape, params, random: None, uses: Rc::default(), sites: None, hidden: None }
     }
 
     /// For training, with the step's stream.
     pub fn training(tape: &'a Tape, params: &'a Params, random: Random) -> Self {
-        Self { tape, params, random: Some(random), uses: Cell::new(0), hidden: None }
+        Self { tape, params, random: Some(random), uses: Rc::default(), sites: None, hidden: None }
     }
 
     /// The same, keeping the hidden states after each layer.
     #[must_use]
     pub fn keeping_hidden(self) -> Self {
-        Self { hidden: Some(RefCell::default()), ..self }
+        Self { hidden: Some(Rc::default()), ..self }
     }
 
     /// The hidden states `[tokens, hidden]` after each layer so far, in the
     /// order of computation; none unless they are kept.
     pub fn take_hidden(&self) -> Vec<Var> {
-        self.hidden.as_ref().map(RefCell::take).unwrap_or_default()
+        self.hidden.as_ref().map(|h| h.take()).unwrap_or_default()
     }
 
     /// Notes the hidden states after a layer.
@@ -45,6 +49,23 @@ impl<'a> Context<'a> {
         if let Some(hidden) = &self.hidden {
             hidden.borrow_mut().push(x.clone());
         }
+    }
+
+    /// The same pass with the active one of a model's adapters.
+    pub fn with_adapters<'b>(&'b self, adapters: &'b Adapters) -> Context<'b> {
+        Context {
+            tape: self.tape,
+            params: self.params,
+            random: self.random,
+            uses: Rc::clone(&self.uses),
+            sites: adapters.active_sites(),
+            hidden: self.hidden.clone(),
+        }
+    }
+
+    /// What is attached to the layer of this weight.
+    pub(crate) fn site(&self, weight: ParamId) -> Option<&'a Site> {
+        self.sites?.get(&weight)
     }
 
     /// Whether this is a training step.
@@ -63,6 +84,19 @@ impl<'a> Context<'a> {
     /// A parameter's value on the tape.
     pub fn param(&self, id: ParamId) -> Var {
         self.tape.param(self.params, id)
+    }
+
+    /// The rows of a table of embeddings `[entries, dim]` for `ids`:
+    /// `[ids, dim]`.
+    ///
+    /// # Errors
+    /// When an identifier is not below the entries.
+    pub fn embedding(&self, table: ParamId, ids: &[u32]) -> crate::Result<Var> {
+        let rows = ops::embedding(self.tape, &self.param(table), ids)?;
+        match self.site(table) {
+            Some(Site::TableLora(lora)) => lora.forward(self, &rows, ids),
+            _ => Ok(rows),
+        }
     }
 
     /// Dropout in training, nothing otherwise.

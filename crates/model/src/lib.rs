@@ -11,6 +11,7 @@
 //! [`sensorium_engine::Params`] under dotted names. `forward` takes a
 //! [`Context`] (tape, parameters, randomness) and values, and returns values.
 
+pub mod adapters;
 pub mod checkpoint;
 mod context;
 mod error;
@@ -23,6 +24,7 @@ mod model;
 pub mod pretrained;
 pub mod towers;
 
+pub use adapters::{AdapterConfig, Adapters, Finetune, Method};
 pub use context::Context;
 pub use error::{ModelError, Result};
 pub use features::Features;

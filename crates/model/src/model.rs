@@ -1,6 +1,8 @@
 //! The multimodal model: towers, fusion, head.
 
-use crate::{Context, Features, Fusion, FusionConfig, Inputs, Linear, ModelError, Result, Tower, TowerConfig};
+use crate::{
+    Adapters, Context, Features, Fusion, FusionConfig, Inputs, Linear, ModelError, Result, Tower, TowerConfig,
+};
 use sensorium_engine::{Builder, Params, Tensor, Var, Weights};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +46,7 @@ pub struct MultimodalModel {
     towers: Vec<Tower>,
     fusion: Fusion,
     head: Linear,
+    adapters: Adapters,
 }
 
 impl MultimodalModel {
@@ -85,12 +88,22 @@ impl MultimodalModel {
         let dims: Vec<usize> = config.columns.iter().map(|c| c.tower.dim()).collect();
         let fusion = Fusion::new(&mut b.scope("fusion"), &config.fusion, &dims)?;
         let head = Linear::new(&mut b.scope("head"), config.fusion.dim, config.outputs, true)?;
-        Ok(Self { config: config.clone(), towers, fusion, head })
+        Ok(Self { config: config.clone(), towers, fusion, head, adapters: Adapters::default() })
     }
 
     /// The configuration it was built from.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Its adapters.
+    pub fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    /// Its adapters, to attach and switch them.
+    pub fn adapters_mut(&mut self) -> &mut Adapters {
+        &mut self.adapters
     }
 
     /// Z = M(X): the features of each column.
@@ -104,6 +117,7 @@ impl MultimodalModel {
                 format!("takes {} columns, the batch has {}", self.towers.len(), inputs.columns.len()),
             ));
         }
+        let cx = &cx.with_adapters(&self.adapters);
         self.towers
             .iter()
             .zip(&inputs.columns)
@@ -153,7 +167,7 @@ impl MultimodalModel {
     /// # Errors
     /// When the features are not those of the model's columns.
     pub fn fuse(&self, cx: &Context<'_>, features: &[Features], samples: usize) -> Result<Output> {
-        let fused = self.fusion.forward(cx, features, samples)?;
+        let fused = self.fusion.forward(&cx.with_adapters(&self.adapters), features, samples)?;
         let logits = self.head(cx, &fused.vectors)?;
         Ok(Output { logits, vectors: fused.vectors, gates: fused.gates })
     }
@@ -164,7 +178,7 @@ impl MultimodalModel {
     /// # Errors
     /// When the vectors are not as wide as the model's.
     pub fn head(&self, cx: &Context<'_>, vectors: &Var) -> Result<Var> {
-        self.head.forward(cx, vectors)
+        self.head.forward(&cx.with_adapters(&self.adapters), vectors)
     }
 }
 

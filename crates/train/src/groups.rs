@@ -2,8 +2,8 @@
 
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
-use crate::pattern::{matches, near};
 use sensorium_engine::Params;
+use sensorium_engine::pattern::{matches, near};
 use std::collections::BTreeMap;
 
 /// How one parameter is trained.

@@ -1,9 +1,9 @@
 //! What a model is made of and what training it will take: the table shown before a run.
 
 use crate::config::{OptimizerKind, TrainConfig};
-use crate::pattern::matches;
 use indicatif::HumanBytes;
 use sensorium_engine::Params;
+use sensorium_engine::pattern::matches;
 use serde::Serialize;
 use std::fmt;
 

@@ -81,7 +81,6 @@ mod error;
 mod groups;
 mod inventory;
 mod log;
-mod pattern;
 mod progress;
 mod record;
 mod schedule;
@@ -97,7 +96,6 @@ pub use contract::{
 pub use error::{BoxError, Result, TrainError};
 pub use groups::{Group, assign};
 pub use inventory::{Inventory, Memory, Part};
-pub use pattern::matches;
 pub use progress::Progress;
 pub use record::{EpochRecord, History, Record, SkipRecord, StepRecord};
 pub use schedule::Schedule;

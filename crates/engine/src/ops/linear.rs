@@ -48,7 +48,10 @@ pub fn linear<E: Element>(
         bias_activate(value.data_mut(), outputs, bias.map(Var::data), activation);
     }
     let (hx, hw, hb) = (x.handle(), weight.handle(), bias.map(Var::handle));
-    let (x, weight) = (x.value().clone(), weight.value().clone());
+    // Of the two factors each is kept only for the gradient of the other: with a
+    // frozen weight the input is freed, below the lowest trained layer the weight.
+    let (x, weight) =
+        (weight.needs_gradient().then(|| x.value().clone()), x.needs_gradient().then(|| weight.value().clone()));
     Ok(tape.record(value, &involved, move |mut d, g| {
         if let Some(before) = before {
             activation::backward_in_place(activation, d.data_mut(), before.data());
@@ -56,7 +59,7 @@ pub fn linear<E: Element>(
         if let Some(hb) = hb.filter(|h| g.wants(*h)) {
             g.add(hb, sum_rows(&d, outputs));
         }
-        if let Some((mut dw, add)) = g.take(hw, &[outputs, inputs]) {
+        if let (Some(x), Some((mut dw, add))) = (&x, g.take(hw, &[outputs, inputs])) {
             product(
                 Matrix::dense(d.data(), rows, outputs).transposed(),
                 Matrix::dense(x.data(), rows, inputs),
@@ -66,7 +69,7 @@ pub fn linear<E: Element>(
             g.put(hw, dw);
         }
         drop(x);
-        if let Some((mut dx, add)) = g.take(hx, &[rows, inputs]) {
+        if let (Some(weight), Some((mut dx, add))) = (&weight, g.take(hx, &[rows, inputs])) {
             product(
                 Matrix::dense(d.data(), rows, outputs),
                 Matrix::dense(weight.data(), outputs, inputs),

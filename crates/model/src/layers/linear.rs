@@ -1,9 +1,10 @@
 //! A linear layer.
 
+use crate::adapters::Plain;
 use crate::{Context, Result};
-use sensorium_engine::{Activation, Builder, Init, ParamId, Var, ops};
+use sensorium_engine::{Activation, Builder, Init, ParamId, Var};
 
-/// y = f(x·Wᵀ + b)
+/// y = f(x·Wᵀ + b), changed by what an adapter attaches to it.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: ParamId,
@@ -42,7 +43,15 @@ impl Linear {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward_with(&self, cx: &Context<'_>, x: &Var, activation: Activation) -> Result<Var> {
-        let bias = self.bias.map(|b| cx.param(b));
-        Ok(ops::linear(cx.tape, x, &cx.param(self.weight), bias.as_ref(), activation)?)
+        let plain = Plain { weight: self.weight, bias: self.bias, x };
+        match cx.site(self.weight) {
+            None => plain.forward(cx, activation),
+            Some(site) => site.linear(cx, &plain, activation),
+        }
+    }
+
+    /// Its weight, under which adapters are attached to it.
+    pub(crate) fn weight(&self) -> ParamId {
+        self.weight
     }
 }

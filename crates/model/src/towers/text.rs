@@ -157,7 +157,7 @@ impl TextTower {
     pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Encoded> {
         let Values::Tokens(ids) = column.values() else { return Err(wrong_kind("tokens", column)) };
         let offsets = column.offsets();
-        let mut x = ops::embedding(cx.tape, &cx.param(self.word), ids)?;
+        let mut x = cx.embedding(self.word, ids)?;
         if let Some(positions) = &self.positions {
             x = positions.add(cx, &x, offsets)?;
         }

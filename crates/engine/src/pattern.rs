@@ -32,8 +32,9 @@ fn glob(pattern: &[u8], name: &[u8]) -> bool {
     pattern[p..].iter().all(|c| *c == b'*')
 }
 
-/// The three names or parts of names nearest to a pattern that matches none.
-pub(crate) fn near<'a>(pattern: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+/// The three names or parts of names nearest to a pattern that matches none,
+/// for its error.
+pub fn near<'a>(pattern: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let wanted = pattern.replace(['*', '?'], "");
     let wanted = wanted.trim_matches('.');
     let mut candidates: Vec<&str> = names

@@ -1,0 +1,6 @@
+//! Adapters on a whole model: what they train, what they leave alone, merging,
+//! switching, saving.
+
+mod methods;
+mod net;
+mod switching;
