@@ -1,6 +1,7 @@
 //! What can go wrong in a model.
 
 use sensorium_engine::EngineError;
+use std::path::PathBuf;
 
 /// The model crate's result.
 pub type Result<T> = std::result::Result<T, ModelError>;
@@ -26,6 +27,14 @@ pub enum ModelError {
         /// What came.
         got: String,
     },
+    /// A checkpoint cannot be read or written.
+    #[error("checkpoint {}: {problem}", path.display())]
+    Checkpoint {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, what was expected and how to mend it.
+        problem: String,
+    },
     /// The engine refused an operation.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -34,5 +43,9 @@ pub enum ModelError {
 impl ModelError {
     pub(crate) fn config(part: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Config { part: part.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn checkpoint(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::Checkpoint { path: path.into(), problem: problem.into() }
     }
 }

@@ -246,10 +246,13 @@ impl Mapped<'_> {
             Convert::Convolution1d if theirs.len() == 3 && len(&theirs) == len(dims) && theirs[0] == dims[0] => {}
             Convert::Convolution1d => return Err(odd(dims.to_vec())),
         }
+        if convert == Convert::Same {
+            return self.checkpoint.read_as(name, dims).map_err(|e| format!("{name}: {e}"));
+        }
         let tensor = self.checkpoint.read(name).map_err(|e| format!("{name}: {e}"))?;
         let data = tensor.data();
         let values = match convert {
-            Convert::Same => return Tensor::from_slice(dims, data).map_err(|e| e.to_string()),
+            Convert::Same => data.to_vec(),
             Convert::Transpose => transposed(data, theirs[0], theirs[1]),
             Convert::Rows { part, .. } => data[part * len(dims)..(part + 1) * len(dims)].to_vec(),
             Convert::TransposeRows { part, .. } => {
