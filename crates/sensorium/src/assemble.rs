@@ -119,6 +119,7 @@ pub(crate) fn model_config(plan: &DataPlan, config: &FitConfig, outputs: usize) 
                     max_positions: p.max_tokens,
                     pooling: config.text.tower.pooling,
                     transformer: transformer("text.tower", &config.text.tower)?,
+                    ..TextTowerConfig::default()
                 }),
                 Processor::Image(p) => TowerConfig::Image(ImageTowerConfig {
                     image_size: p.size,
