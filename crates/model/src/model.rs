@@ -44,6 +44,7 @@ pub struct Output {
 pub struct MultimodalModel {
     config: ModelConfig,
     towers: Vec<Tower>,
+    scopes: Vec<String>,
     fusion: Fusion,
     head: Linear,
     adapters: Adapters,
@@ -77,18 +78,21 @@ impl MultimodalModel {
         }
         let mut names = std::collections::HashSet::new();
         let mut towers = Vec::with_capacity(config.columns.len());
+        let mut scopes = Vec::with_capacity(config.columns.len());
         for (i, c) in config.columns.iter().enumerate() {
             let mut name = part_name(&c.name);
             if !names.insert(name.clone()) {
                 name = format!("{name}-{i}");
                 names.insert(name.clone());
             }
-            towers.push(Tower::new(&mut b.scope(format_args!("towers.{name}")), &c.tower)?);
+            let scope = format!("towers.{name}");
+            towers.push(Tower::new(&mut b.scope(&scope), &c.tower)?);
+            scopes.push(scope);
         }
         let dims: Vec<usize> = config.columns.iter().map(|c| c.tower.dim()).collect();
         let fusion = Fusion::new(&mut b.scope("fusion"), &config.fusion, &dims)?;
         let head = Linear::new(&mut b.scope("head"), config.fusion.dim, config.outputs, true)?;
-        Ok(Self { config: config.clone(), towers, fusion, head, adapters: Adapters::default() })
+        Ok(Self { config: config.clone(), towers, scopes, fusion, head, adapters: Adapters::default() })
     }
 
     /// The configuration it was built from.
@@ -104,6 +108,11 @@ impl MultimodalModel {
     /// Its adapters, to attach and switch them.
     pub fn adapters_mut(&mut self) -> &mut Adapters {
         &mut self.adapters
+    }
+
+    /// What the names of a column's tower's parameters begin with.
+    pub fn tower_scope(&self, column: usize) -> &str {
+        &self.scopes[column]
     }
 
     /// Z = M(X): the features of each column.

@@ -2,6 +2,7 @@
 //! automatic are chosen here, and written back into the configuration.
 
 use crate::config::{FitConfig, TowerSection};
+use crate::encoders::Encoders;
 use crate::{Error, Result};
 use sensorium_data::processor::{AudioProcessor, ImageProcessor, TextProcessor, VideoProcessor};
 use sensorium_data::{Augmentation, DataPlan, LabelOptions, PlanOptions, Processor, Tokenizer, TokenizerOptions};
@@ -108,11 +109,19 @@ pub(crate) fn augmentation(config: &FitConfig) -> Option<Augmentation> {
 ///
 /// # Errors
 /// When sizes do not fit each other.
-pub(crate) fn model_config(plan: &DataPlan, config: &FitConfig, outputs: usize) -> Result<ModelConfig> {
+pub(crate) fn model_config(
+    plan: &DataPlan,
+    config: &FitConfig,
+    encoders: &Encoders,
+    outputs: usize,
+) -> Result<ModelConfig> {
     let columns = plan
         .columns
         .iter()
         .map(|column| {
+            if let Some(tower) = encoders.tower(&column.processor) {
+                return Ok(ColumnTower { name: column.name.clone(), tower });
+            }
             let tower = match &column.processor {
                 Processor::Text(p) => TowerConfig::Text(TextTowerConfig {
                     vocab_size: plan.tokenizer.as_ref().map_or(0, Tokenizer::vocab_size),
@@ -207,5 +216,9 @@ fn transformer(place: &str, tower: &TowerSection) -> Result<TransformerConfig> {
         ..BlockConfig::default()
     };
     block.validate(place)?;
-    Ok(TransformerConfig { layers: tower.layers.ok_or_else(|| missing("layers"))?, block, ..TransformerConfig::default() })
+    Ok(TransformerConfig {
+        layers: tower.layers.ok_or_else(|| missing("layers"))?,
+        block,
+        ..TransformerConfig::default()
+    })
 }

@@ -29,6 +29,7 @@
 mod assemble;
 mod batch;
 pub mod config;
+mod encoders;
 mod error;
 mod learner;
 mod mixup;

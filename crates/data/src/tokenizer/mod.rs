@@ -5,6 +5,7 @@
 //! library's depends on the order of a hash map, and the same texts must always give the same
 //! tokenizer, to the byte.
 
+mod folder;
 mod merges;
 mod train;
 
@@ -58,6 +59,16 @@ impl Tokenizer {
             DataError::Tokenizer(problem) => DataError::Tokenizer(format!("{path:?}: {problem}")),
             other => other,
         })
+    }
+
+    /// The tokenizer of a pretrained model's folder: its `tokenizer.json`, or one put together from
+    /// the older files (`vocab.txt` of BERT, `vocab.json` and `merges.txt` of GPT-2 and RoBERTa).
+    ///
+    /// # Errors
+    /// A folder with none of them.
+    pub fn from_folder(folder: &Path) -> Result<Tokenizer> {
+        let path = folder.join("tokenizer.json");
+        if path.is_file() { Self::load(&path) } else { folder::from_vocabulary(folder) }
     }
 
     /// Reads the contents of a `tokenizer.json`.

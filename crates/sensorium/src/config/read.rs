@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 /// Reads a configuration file and applies overrides such as `train.lr=2e-5`.
 ///
-/// A relative `data.table`, and a relative `text.tokenizer`, are relative to
+/// Relative paths (`data.table`, `text.tokenizer`, encoders) are relative to
 /// the file.
 ///
 /// # Errors
@@ -18,7 +18,7 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<FitConfig> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     let mut config = parse(&text, &path.display().to_string(), overrides)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    for file in [&mut config.data.table, &mut config.text.tokenizer].into_iter().flatten() {
+    for file in [&mut config.data.table, &mut config.text.tokenizer, &mut config.text.encoder].into_iter().flatten() {
         *file = folder.join(&*file);
     }
     Ok(config)

@@ -146,6 +146,10 @@ impl Default for TowerSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TextSection {
+    /// A folder with a pretrained text encoder (BERT and kin, sentence-transformers) to start
+    /// from, with its own tokenizer; without one, a tower is trained from scratch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<PathBuf>,
     /// Longer texts lose their end.
     pub max_tokens: usize,
     /// A `tokenizer.json` to use; without one, a vocabulary is learnt from the training texts.
@@ -162,7 +166,14 @@ pub struct TextSection {
 
 impl Default for TextSection {
     fn default() -> Self {
-        Self { max_tokens: 256, tokenizer: None, vocab_size: None, lowercase: true, tower: TowerSection::default() }
+        Self {
+            encoder: None,
+            max_tokens: 256,
+            tokenizer: None,
+            vocab_size: None,
+            lowercase: true,
+            tower: TowerSection::default(),
+        }
     }
 }
 

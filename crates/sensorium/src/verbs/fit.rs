@@ -6,6 +6,7 @@ use super::{Dataset, report};
 use crate::assemble::{augmentation, model_config, plan_options, resolve};
 use crate::batch::Batch;
 use crate::config::FitConfig;
+use crate::encoders::Encoders;
 use crate::learner::Learner;
 use crate::saved::{Model, save_structure, save_weights};
 use crate::task::Objective;
@@ -91,13 +92,20 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
     if dataset.splits.train.is_empty() {
         return Err(Error::Request(format!("no row is left to train on ({})", dataset.splits.summary())));
     }
+    let encoders = Encoders::open(&config)?;
     resolve(&mut config, dataset.splits.train.len());
     config.train.validate()?;
-    let plan = saved_or_fitted_plan(&dataset, &config, options)?;
+    let plan = saved_or_fitted_plan(&dataset, &mut config, &encoders, options)?;
     let label = plan.label.clone().ok_or_else(|| Error::Request("the plan has no label".into()))?;
     let objective = Objective::new(label, &config.label)?;
-    let network = model_config(&plan, &config, objective.outputs())?;
-    let (model, params) = MultimodalModel::new(&network, config.train.seed)?;
+    let network = model_config(&plan, &config, &encoders, objective.outputs())?;
+    let (model, mut params) = MultimodalModel::new(&network, config.train.seed)?;
+    let processors = || plan.columns.iter().map(|c| &c.processor);
+    encoders.load(&model, &mut params, processors())?;
+    encoders.slow_down(&mut config, &model, processors());
+    if let Some(text) = encoders.describe() {
+        follower.note(&text);
+    }
     let learner = Learner { model, params, objective };
     config.data.table = Some(std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?);
     save_structure(&options.out, &learner, &plan, &config)?;
@@ -158,11 +166,18 @@ fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
 }
 
 /// The plan that a resumed run began with, or a fresh one.
-fn saved_or_fitted_plan(dataset: &Dataset, config: &FitConfig, options: &FitOptions) -> Result<DataPlan> {
+fn saved_or_fitted_plan(
+    dataset: &Dataset,
+    config: &mut FitConfig,
+    encoders: &Encoders,
+    options: &FitOptions,
+) -> Result<DataPlan> {
+    let mut how = plan_options(config)?;
+    encoders.prepare(config, &mut how)?;
     if options.resume && options.out.join(sensorium_data::plan::PLAN_FILE).exists() {
         return Ok(DataPlan::load(&options.out)?);
     }
-    Ok(DataPlan::fit(&dataset.table, &dataset.schema, &dataset.splits.train, &plan_options(config)?)?)
+    Ok(DataPlan::fit(&dataset.table, &dataset.schema, &dataset.splits.train, &how)?)
 }
 
 /// What else determines the run, beside `[train]`.
