@@ -1,7 +1,8 @@
 //! What every forward pass carries along.
 
-use crate::adapters::{Adapters, Site, Sites};
-use sensorium_engine::{ParamId, Params, Random, Result, Tape, Var, ops};
+use crate::adapters::{Adapters, Prepended, Site, Sites, prefixed, prompted};
+use crate::{Linear, ModelError};
+use sensorium_engine::{Offsets, ParamId, Params, Random, Result, Tape, Var, ops};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -96,6 +97,48 @@ impl<'a> Context<'a> {
         match self.site(table) {
             Some(Site::TableLora(lora)) => lora.forward(self, &rows, ids),
             _ => Ok(rows),
+        }
+    }
+
+    /// Keys and values, and their segments, with the prefixes that an adapter
+    /// attaches to the layers they come from; None where it attaches none.
+    pub(crate) fn prefixed(
+        &self,
+        (key, value): (&Linear, &Linear),
+        kv: (&Var, &Var),
+        segments: &Offsets,
+        has_bias: bool,
+    ) -> crate::Result<Option<(Var, Var, Offsets)>> {
+        match (self.site(key.weight()), self.site(value.weight())) {
+            (Some(Site::Prefix(_)), Some(Site::Prefix(_))) if has_bias => {
+                let problem = "keys in front of a segment have no distance, which this Transformer's attention needs";
+                Err(ModelError::config("prefix", problem))
+            }
+            (Some(Site::Prefix(k)), Some(Site::Prefix(v))) => Ok(Some(prefixed(self, (*k, *v), kv, segments)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Tokens with the prompt that an adapter attaches to the stack of blocks
+    /// which this layer begins; None where it attaches none.
+    pub(crate) fn prompted(
+        &self,
+        first: &Linear,
+        x: &Var,
+        segments: &Offsets,
+    ) -> crate::Result<Option<(Var, Prepended)>> {
+        match self.site(first.weight()) {
+            Some(Site::Prompt(prompt)) => Ok(Some(prompted(self, *prompt, x, segments)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The output `y` of a feed-forward part, with what an adapter beside it
+    /// makes of its input `x`.
+    pub(crate) fn beside(&self, last: &Linear, x: &Var, y: Var) -> crate::Result<Var> {
+        match self.site(last.weight()) {
+            Some(Site::Beside(bottleneck)) => Ok(ops::add(self.tape, &y, &bottleneck.forward(self, x)?)?),
+            _ => Ok(y),
         }
     }
 

@@ -16,11 +16,13 @@ mod merge;
 mod modules;
 mod site;
 mod trainable;
+mod virtual_tokens;
 
 pub use config::{AdapterConfig, BottleneckConfig, BottleneckKind, Ia3Config, LoraConfig, VirtualTokens};
 pub use trainable::{Finetune, Method};
 
 pub(crate) use site::{Plain, Site, Sites};
+pub(crate) use virtual_tokens::{Prepended, prefixed, prompted};
 
 use crate::{ModelError, Result};
 use sensorium_engine::{ParamId, Params, Tensor};

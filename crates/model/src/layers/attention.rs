@@ -100,6 +100,11 @@ impl MultiHeadAttention {
         self.attend(cx, (&q, &k, &v), (segments, memory.1), None)
     }
 
+    /// The layer that it begins with.
+    pub(super) fn first(&self) -> &Linear {
+        &self.query
+    }
+
     fn queries(&self, cx: &Context<'_>, x: &Var) -> Result<Var> {
         self.normed(cx, self.query.forward(cx, x)?, self.norms.as_ref().map(|n| &n.0))
     }
@@ -132,7 +137,11 @@ impl MultiHeadAttention {
             dropout: random.map(|r| (self.dropout, r)),
             ..ops::Attention::new(self.heads)
         };
-        let y = ops::attention(cx.tape, qkv, offsets, &attention, bias)?;
+        let prefixed = cx.prefixed((&self.key, &self.value), (qkv.1, qkv.2), offsets.1, bias.is_some())?;
+        let y = match &prefixed {
+            Some((k, v, keys)) => ops::attention(cx.tape, (qkv.0, k, v), (offsets.0, keys), &attention, bias)?,
+            None => ops::attention(cx.tape, qkv, offsets, &attention, bias)?,
+        };
         self.output.forward(cx, &y)
     }
 }

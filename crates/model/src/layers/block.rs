@@ -269,6 +269,11 @@ impl Block {
         self.sublayer(cx, &x, &self.mlp_norm, around, self.scales.map(|s| s.1), |y| self.feed_forward(cx, y))
     }
 
+    /// The layer that it begins with.
+    pub(super) fn first(&self) -> &Linear {
+        self.attention.first()
+    }
+
     /// x + f(norm(x)), or norm(x + f(x)), with dropout, stochastic depth and
     /// layer scale on f.
     fn sublayer(
@@ -308,7 +313,7 @@ impl Block {
             }
             None => self.up.forward_with(cx, x, activation)?,
         };
-        self.down.forward(cx, &inner)
+        cx.beside(&self.down, x, self.down.forward(cx, &inner)?)
     }
 
     /// Dropout and stochastic depth on a sublayer's output.

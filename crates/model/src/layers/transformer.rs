@@ -1,6 +1,7 @@
 //! A stack of blocks.
 
 use super::{Block, BlockConfig, LayerNorm, NormPlace, RelativePositions, RelativePositionsConfig, Surroundings};
+use crate::adapters::Prepended;
 use crate::{Context, ModelError, Result};
 use sensorium_engine::{Builder, Offsets, Var};
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,18 @@ impl Transformer {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward_among(&self, cx: &Context<'_>, x: Var, around: Surroundings<'_>) -> Result<Var> {
+        let prompted = match self.blocks.first() {
+            Some(block) => cx.prompted(block.first(), &x, around.segments)?,
+            None => None,
+        };
+        let Some((x, prompt)) = prompted else { return self.stack(cx, x, around, None) };
+        self.stack(cx, x, Surroundings { segments: &prompt.segments, ..around }, Some(&prompt))
+    }
+
+    /// All blocks and the last norm; tokens in front that adapters have put
+    /// there are taken off again.
+    fn stack(&self, cx: &Context<'_>, x: Var, around: Surroundings<'_>, prompt: Option<&Prepended>) -> Result<Var> {
+        let own = |x: &Var| prompt.map_or_else(|| Ok(x.clone()), |p| p.strip(cx, x));
         let bias = self.relative.as_ref().map(|relative| relative.bias(cx, around.segments));
         let around = Surroundings { bias: bias.as_ref().map(|b| b.of()).or(around.bias), ..around };
         let mut x = x;
@@ -94,8 +107,9 @@ impl Transformer {
             // A shared block stands for every layer.
             let block = &self.blocks[layer % self.blocks.len()];
             x = block.forward(cx, &x, &around)?;
-            cx.keep_hidden(&x);
+            cx.keep_hidden(&own(&x)?);
         }
+        let x = own(&x)?;
         match &self.norm {
             Some(norm) => norm.forward(cx, &x),
             None => Ok(x),
