@@ -183,10 +183,15 @@ impl AdapterConfig {
     /// # Errors
     /// When they do not; the error says what was expected.
     pub fn validate(&self) -> Result<()> {
-        let err = |problem: String| Err(ModelError::config(self.kind(), problem));
         if self.targets().is_some_and(<[String]>::is_empty) {
-            return err("targets is empty: name at least one module".into());
+            return Err(ModelError::config(self.kind(), "targets is empty: name at least one module"));
         }
+        self.validate_numbers()
+    }
+
+    /// As [`AdapterConfig::validate`], but for the targets.
+    pub(super) fn validate_numbers(&self) -> Result<()> {
+        let err = |problem: String| Err(ModelError::config(self.kind(), problem));
         match self {
             Self::Lora(c) if c.rank == 0 || c.rank > 4096 => {
                 err(format!("rank = {}, expected a number from 1 to 4096", c.rank))

@@ -11,14 +11,17 @@
 
 mod bottleneck;
 mod config;
+mod files;
 mod lora;
 mod merge;
 mod modules;
+mod peft;
 mod site;
 mod trainable;
 mod virtual_tokens;
 
 pub use config::{AdapterConfig, BottleneckConfig, BottleneckKind, Ia3Config, LoraConfig, VirtualTokens};
+pub use files::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, Naming, own_names};
 pub use trainable::{Finetune, Method};
 
 pub(crate) use site::{Plain, Site, Sites};

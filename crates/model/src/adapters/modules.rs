@@ -56,6 +56,12 @@ pub(super) fn all(params: &Params) -> Vec<Module> {
         .collect()
 }
 
+/// The name of the module of a weight or table.
+pub(super) fn name_of(params: &Params, weight: ParamId) -> &str {
+    let name = params.get(weight).name.as_str();
+    name.strip_suffix(".weight").unwrap_or(name)
+}
+
 /// Whether a target names a module: a pattern over the whole name, or over its
 /// end, so that `query` names every `….query`.
 pub(super) fn targets(pattern: &str, module: &str) -> bool {

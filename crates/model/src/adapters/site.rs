@@ -77,6 +77,16 @@ impl Site {
         }
     }
 
+    /// The rank and the factor of a low-rank change.
+    pub fn rank_and_scaling(&self, params: &Params) -> Option<(usize, f64)> {
+        let rank = |b: ParamId| params.get(b).value.shape().cols();
+        match self {
+            Self::Lora(l) => Some((rank(l.b), l.scaling)),
+            Self::TableLora(l) => Some((rank(l.b), l.scaling)),
+            _ => None,
+        }
+    }
+
     /// Its parameters.
     pub fn parameters(&self) -> Vec<ParamId> {
         match self {
