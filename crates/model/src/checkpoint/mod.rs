@@ -3,7 +3,8 @@
 //! [`Checkpoint::open`] takes a folder or a file, finds out what it is by its
 //! contents and reads the description of its tensors, never more; a tensor is
 //! read when it is asked for, as `f32`, whatever its format in the file.
-//! Everything that a file says about itself is checked against the file before
+//! PyTorch's pickles are read without running anything ([`Checkpoint::notes`]
+//! says what of them was left out). Everything that a file says about itself is checked against the file before
 //! memory is spent on it. [`write_safetensors`], [`convert`] and the
 //! [`SafetensorsWriter`] beneath them write.
 
@@ -14,6 +15,7 @@ mod place;
 mod safetensors;
 #[cfg(test)]
 mod tests;
+mod torch;
 mod write;
 
 pub use dtype::DType;
@@ -34,12 +36,20 @@ use std::path::{Path, PathBuf};
 pub enum Format {
     /// safetensors
     Safetensors,
+    /// A pickle and its numbers in a zip archive (PyTorch 1.6 and later).
+    #[serde(rename = "pytorch")]
+    PyTorch,
+    /// Pickles and numbers one after the other (PyTorch before 1.6).
+    #[serde(rename = "pytorch_legacy")]
+    PyTorchLegacy,
 }
 
 impl std::fmt::Display for Format {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Safetensors => "safetensors",
+            Self::PyTorch => "PyTorch",
+            Self::PyTorchLegacy => "PyTorch (legacy)",
         })
     }
 }
@@ -130,6 +140,8 @@ impl Checkpoint {
                 self.metadata.extend(header.metadata);
                 header.tensors
             }
+            Format::PyTorch => self.take(torch::read_archive(&source, file)?),
+            Format::PyTorchLegacy => self.take(torch::read_legacy(&source, file)?),
         };
         for (name, info) in tensors {
             if shard.is_some_and(|(file, index)| index.weight_map.get(&name).is_some_and(|f| f != file)) {
@@ -142,6 +154,12 @@ impl Checkpoint {
         }
         self.sources.push((source, format));
         Ok(())
+    }
+
+    fn take(&mut self, contents: torch::Contents) -> Vec<(String, TensorInfo)> {
+        self.metadata.extend(contents.metadata);
+        self.notes.extend(contents.notes);
+        contents.tensors
     }
 
     /// The weights file, or the index of several.
@@ -158,7 +176,8 @@ impl Checkpoint {
         })
     }
 
-    /// The text that safetensors files carry beside their tensors.
+    /// What stands beside the tensors: the text of a safetensors header, the
+    /// numbers and text of a pickle by dotted names (`dims.n_mels`).
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -246,6 +265,8 @@ fn format_of(source: &Source) -> Result<Format> {
     match head.as_slice() {
         [] => refused("is empty"),
         head if safetensors::recognises(head) => Ok(Format::Safetensors),
+        head if head.starts_with(b"PK\x03\x04") => Ok(Format::PyTorch),
+        head if torch::recognises_legacy(head) => Ok(Format::PyTorchLegacy),
         head if head.starts_with(b"version https://git-lfs") => refused(
             "is a Git LFS pointer, not the weights themselves: run `git lfs pull` in its repository, or download the file",
         ),
