@@ -17,6 +17,25 @@ pub struct Features {
 }
 
 impl Features {
+    /// The tokens of each segment without the first `skip` (class tokens and
+    /// their like), and where they begin and end.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub(crate) fn without_first(
+        cx: &Context<'_>,
+        tokens: &Var,
+        offsets: &Offsets,
+        skip: usize,
+    ) -> Result<(Var, Offsets)> {
+        if skip == 0 {
+            return Ok((tokens.clone(), offsets.clone()));
+        }
+        let kept: Vec<u32> = offsets.ranges().flat_map(|r| (r.start + skip) as u32..r.end as u32).collect();
+        let rest = Offsets::from_lengths(offsets.ranges().map(|r| r.len().saturating_sub(skip)));
+        Ok((ops::gather_rows(cx.tape, tokens, &kept)?, rest))
+    }
+
     /// The features of a column that no sample has, as wide as these.
     pub fn none(&self) -> Self {
         let empty = || Var::constant(Tensor::zeros(&[0, self.pooled.cols()]));

@@ -15,6 +15,13 @@ pub enum HeadInput {
     First,
     /// The mean over the tokens of each segment.
     Mean,
+    /// The mean over the tokens of each segment but the first few.
+    MeanAfter(usize),
+    /// The first token and, beside it, that mean (DINOv2).
+    FirstAndMeanAfter(usize),
+    /// The first token and the second, each with an output of its own, of
+    /// which the mean is the answer (DeiT's distillation token).
+    FirstTwo,
     /// Every token.
     Tokens,
 }
@@ -46,10 +53,11 @@ pub struct Head {
     dense: Option<(Linear, ActivationName)>,
     norm: Option<LayerNorm>,
     output: Linear,
+    second: Option<Linear>,
 }
 
 impl Head {
-    /// Creates `dense`, `norm` and `output`, each where it is wanted.
+    /// Creates `dense`, `norm`, `output` and `second`, each where it is wanted.
     ///
     /// # Errors
     /// When names are taken.
@@ -64,7 +72,11 @@ impl Head {
             None => None,
         };
         let output = Linear::new(&mut b.scope("output"), width, c.outputs, c.bias)?;
-        Ok(Self { input: c.input, dense, norm, output })
+        let second = match c.input {
+            HeadInput::FirstTwo => Some(Linear::new(&mut b.scope("second"), width, c.outputs, c.bias)?),
+            _ => None,
+        };
+        Ok(Self { input: c.input, dense, norm, output, second })
     }
 
     /// Features to `[segments, outputs]`, or `[tokens, outputs]` for a head
@@ -74,10 +86,19 @@ impl Head {
     /// When the features are not as wide as the head's inputs.
     pub fn forward(&self, cx: &Context<'_>, features: &Features) -> Result<Var> {
         let pool = |how| ops::pool(cx.tape, &features.tokens, &features.offsets, how);
+        let after = |skip| -> Result<_> { Features::without_first(cx, &features.tokens, &features.offsets, skip) };
+        let mean_after = |skip| -> Result<_> {
+            let (tokens, offsets) = after(skip)?;
+            Ok(ops::pool(cx.tape, &tokens, &offsets, ops::Pooling::Mean)?)
+        };
         let mut x = match self.input {
             HeadInput::Pooled => features.pooled.clone(),
-            HeadInput::First => pool(ops::Pooling::First)?,
+            HeadInput::First | HeadInput::FirstTwo => pool(ops::Pooling::First)?,
             HeadInput::Mean => pool(ops::Pooling::Mean)?,
+            HeadInput::MeanAfter(skip) => mean_after(skip)?,
+            HeadInput::FirstAndMeanAfter(skip) => {
+                ops::concat_cols(cx.tape, &[&pool(ops::Pooling::First)?, &mean_after(skip)?])?
+            }
             HeadInput::Tokens => features.tokens.clone(),
         };
         if let Some((dense, activation)) = &self.dense {
@@ -86,6 +107,10 @@ impl Head {
         if let Some(norm) = &self.norm {
             x = norm.forward(cx, &x)?;
         }
-        self.output.forward(cx, &x)
+        let y = self.output.forward(cx, &x)?;
+        let Some(second) = &self.second else { return Ok(y) };
+        let (tokens, offsets) = after(1)?;
+        let other = second.forward(cx, &ops::pool(cx.tape, &tokens, &offsets, ops::Pooling::First)?)?;
+        Ok(ops::scale(cx.tape, &ops::add(cx.tape, &y, &other)?, 0.5)?)
     }
 }

@@ -70,6 +70,22 @@ pub fn scale<E: Element>(tape: &Tape<E>, a: &Var<E>, factor: f64) -> Result<Var<
     }))
 }
 
+/// e to the power of each element; a few of them, such as a learned scale.
+///
+/// # Errors
+/// None at present.
+pub fn exp<E: Element>(tape: &Tape<E>, a: &Var<E>) -> Result<Var<E>> {
+    let mut value = Tensor::any(a.value().dims());
+    value.data_mut().iter_mut().zip(a.data()).for_each(|(o, x)| *o = x.exp());
+    let (h, kept) = (a.handle(), value.clone());
+    Ok(tape.record(value, &[a], move |d, g| {
+        if g.wants(h) {
+            g.add(h, zip(&d, &kept, mul_loop));
+        }
+        Ok(())
+    }))
+}
+
 /// The sum of all elements: `[1]`.
 ///
 /// # Errors
@@ -161,6 +177,7 @@ mod tests {
         gradients(&ab, |t, v| sub(t, &v[0], &v[1]))?;
         gradients(&ab, |t, v| mul(t, &v[0], &v[1]))?;
         gradients(&ab[..1], |t, v| scale(t, &v[0], -2.5))?;
+        gradients(&ab[..1], |t, v| exp(t, &v[0]))?;
         gradients(&ab[..1], |t, v| sum(t, &v[0]))?;
         gradients(&ab[..1], |t, v| mean(t, &v[0]))
     }

@@ -31,7 +31,7 @@ pub use concat::{concat_cols, concat_rows, reshape, split_cols};
 pub use cross_entropy::{CrossEntropy, cross_entropy, soft_cross_entropy};
 pub use dropout::{drop_path, dropout};
 pub use element_losses::{binary_cross_entropy, huber, mse};
-pub use elementwise::{add, mean, mul, scale, sub, sum};
+pub use elementwise::{add, exp, mean, mul, scale, sub, sum};
 pub use embedding::{add_rows_broadcast, embedding, gather_rows};
 pub use gated::gated;
 pub use layer_norm::layer_norm;

@@ -93,8 +93,7 @@ fn classifier(c: &Config, input: HeadInput, inputs: usize, dense: Option<Activat
     // Taggers share the names of classifiers, but answer for every token.
     let tagger = c.get("architectures").is_some_and(|a| a.to_string().contains("ForTokenClassification"));
     let (input, dense) = if tagger { (HeadInput::Tokens, None) } else { (input, dense) };
-    let labels = c.get("id2label").and_then(|v| v.as_object()).map_or(c.usize_or("num_labels", 2), |l| Ok(l.len()))?;
-    Ok(HeadConfig { input, inputs, dense, dense_width: None, norm_eps: None, outputs: labels, bias: true })
+    Ok(HeadConfig { input, inputs, dense, dense_width: None, norm_eps: None, outputs: c.classes()?, bias: true })
 }
 
 fn bert(c: &Config) -> Result<Vec<Part>> {

@@ -104,6 +104,41 @@ impl Config {
         }
     }
 
+    /// A size in pixels, one number or a list of two equal ones, with a
+    /// default.
+    ///
+    /// # Errors
+    /// When the key is there and neither.
+    pub fn square_or(&self, key: &str, default: usize) -> Result<usize> {
+        match self.get(key) {
+            Some(Value::Array(_)) => match self.list_or(key, &[])?[..] {
+                [height, width] if height == width => Ok(height),
+                _ => Err(self.wrong(key, "one size for height and width (only squares are computed here)")),
+            },
+            _ => self.usize_or(key, default),
+        }
+    }
+
+    /// How many classes a classifier tells apart: those that have a label,
+    /// `num_labels`, or two.
+    ///
+    /// # Errors
+    /// When `num_labels` is not a whole number.
+    pub fn classes(&self) -> Result<usize> {
+        match self.get("id2label").and_then(Value::as_object) {
+            Some(labels) => Ok(labels.len()),
+            None => self.usize_or("num_labels", 2),
+        }
+    }
+
+    /// An object within this one, without any key where it is absent.
+    ///
+    /// # Errors
+    /// When the key is there and not an object.
+    pub fn object_or_empty(&self, key: &str) -> Result<Self> {
+        if self.has(key) { self.object(key) } else { Self::new(key, Value::Object(Map::new())) }
+    }
+
     /// An object within this one.
     ///
     /// # Errors

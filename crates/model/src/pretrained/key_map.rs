@@ -1,5 +1,6 @@
 //! From the names of a checkpoint's tensors to ours.
 
+use super::grid;
 use crate::checkpoint::Checkpoint;
 use crate::{ModelError, Result};
 use sensorium_engine::{EngineError, Tensor, Weights};
@@ -30,6 +31,15 @@ pub enum Convert {
     /// `[outputs, channels, kernel]` to `[outputs, kernel * channels]`: the
     /// kernel of a convolution along time, as frames are unfolded here.
     Convolution1d,
+    /// `[1, first + side², width]` to `[first + side², width]`: positions of a
+    /// square grid of patches, behind those of the first tokens; interpolated
+    /// where our grid has another side.
+    Grid {
+        /// Tokens before the grid.
+        first: usize,
+        /// Whether a smaller grid is smoothed.
+        antialias: bool,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -245,6 +255,8 @@ impl Mapped<'_> {
             Convert::TransposeRows { of, .. } => return Err(odd(swapped(&times(dims, of, 0)))),
             Convert::Convolution1d if theirs.len() == 3 && len(&theirs) == len(dims) && theirs[0] == dims[0] => {}
             Convert::Convolution1d => return Err(odd(dims.to_vec())),
+            Convert::Grid { .. } if theirs.last() == dims.last() => {}
+            Convert::Grid { .. } => return Err(odd(dims.to_vec())),
         }
         if convert == Convert::Same {
             return self.checkpoint.read_as(name, dims).map_err(|e| format!("{name}: {e}"));
@@ -253,6 +265,9 @@ impl Mapped<'_> {
         let data = tensor.data();
         let values = match convert {
             Convert::Same => data.to_vec(),
+            Convert::Grid { first, antialias } => {
+                grid::resized(data, first, dims, antialias).ok_or_else(|| odd(dims.to_vec()))?
+            }
             Convert::Transpose => transposed(data, theirs[0], theirs[1]),
             Convert::Rows { part, .. } => data[part * len(dims)..(part + 1) * len(dims)].to_vec(),
             Convert::TransposeRows { part, .. } => {

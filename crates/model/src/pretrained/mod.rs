@@ -9,8 +9,13 @@
 //! named, and nothing is ever filled in silently.
 
 mod bert;
+mod clip;
 mod config;
+mod dinov2;
+mod grid;
 mod key_map;
+mod siglip;
+mod vit;
 
 pub use config::Config;
 pub use key_map::{Convert, KeyMap, Mapped};
@@ -18,7 +23,7 @@ pub use key_map::{Convert, KeyMap, Mapped};
 use crate::checkpoint::Checkpoint;
 use crate::heads::{Head, HeadConfig};
 use crate::towers::Pooling;
-use crate::{ModelError, Result, Tower, TowerConfig};
+use crate::{ImageText, ImageTextConfig, ModelError, Result, Tower, TowerConfig};
 use sensorium_engine::{Builder, Params};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -33,8 +38,20 @@ pub struct Family {
 }
 
 /// Every family there is.
-pub const FAMILIES: &[Family] =
-    &[bert::BERT, bert::ROBERTA, bert::DISTILBERT, bert::MPNET, bert::ALBERT, bert::ELECTRA];
+pub const FAMILIES: &[Family] = &[
+    bert::BERT,
+    bert::ROBERTA,
+    bert::DISTILBERT,
+    bert::MPNET,
+    bert::ALBERT,
+    bert::ELECTRA,
+    vit::VIT,
+    vit::DEIT,
+    dinov2::DINOV2,
+    clip::CLIP,
+    clip::CHINESE_CLIP,
+    siglip::SIGLIP,
+];
 
 /// What a part of a checkpoint is.
 #[derive(Debug, Clone)]
@@ -43,6 +60,8 @@ pub enum PartConfig {
     Tower(Box<TowerConfig>),
     /// An output layer over a tower's features.
     Head(HeadConfig),
+    /// A tower of texts, one of pictures, and the scale of their similarity.
+    ImageText(Box<ImageTextConfig>),
 }
 
 /// A part of a checkpoint: what it is, and the names of its tensors.
@@ -65,6 +84,11 @@ impl Part {
     /// An output layer.
     pub fn head(name: &'static str, config: HeadConfig, keys: KeyMap) -> Self {
         Self { name, config: PartConfig::Head(config), keys }
+    }
+
+    /// A pair of towers and the scale of their similarity.
+    pub fn image_text(name: &'static str, config: ImageTextConfig, keys: KeyMap) -> Self {
+        Self { name, config: PartConfig::ImageText(Box::new(config)), keys }
     }
 }
 
@@ -97,17 +121,27 @@ impl Pretrained {
         let mut parts = (family.parts)(&config)?;
         parts.retain(|p| p.keys.is_in(&checkpoint));
         for part in &mut parts {
-            if let PartConfig::Tower(tower) = &mut part.config
-                && let TowerConfig::Text(text) = tower.as_mut()
-            {
-                // The pooler is trained with the next-sentence task and left
-                // out of many checkpoints.
-                if text.pooler.is_some() && !has(&checkpoint, &part.keys, "pooler.weight") {
-                    text.pooler = None;
-                }
-                if let Some(sentence) = &sentence {
-                    (text.pooler, text.pooling, text.normalize) = (None, sentence.pooling, sentence.normalize);
-                }
+            let has = |ours| has(&checkpoint, &part.keys, ours);
+            match &mut part.config {
+                PartConfig::Tower(tower) => match tower.as_mut() {
+                    // Poolers and projections are trained with another task
+                    // and left out of many checkpoints.
+                    TowerConfig::Text(text) => {
+                        text.pooler = text.pooler.filter(|_| has("pooler.weight"));
+                        text.projection = text.projection.filter(|_| has("projection.weight"));
+                        siglip::settle_padding(text, &folder)?;
+                        if let Some(sentence) = &sentence {
+                            (text.pooler, text.pooling, text.normalize) = (None, sentence.pooling, sentence.normalize);
+                        }
+                    }
+                    TowerConfig::Image(image) => {
+                        image.pooler = image.pooler.filter(|_| has("pooler.weight"));
+                        image.projection = image.projection.filter(|_| has("projection.weight"));
+                    }
+                    _ => {}
+                },
+                PartConfig::ImageText(pair) => siglip::settle_padding(&mut pair.text, &folder)?,
+                PartConfig::Head(_) => {}
             }
         }
         Ok(Self { folder, config, checkpoint, family, parts })
@@ -156,7 +190,7 @@ impl Pretrained {
     pub fn tower_config(&self, name: &str) -> Result<&TowerConfig> {
         match &self.part(name)?.config {
             PartConfig::Tower(config) => Ok(config),
-            PartConfig::Head(_) => Err(self.problem(format!("{name} is a head, not a tower"))),
+            _ => Err(self.problem(format!("{name} is not a tower"))),
         }
     }
 
@@ -187,8 +221,22 @@ impl Pretrained {
     pub fn load_head(&self, name: &str, params: &mut Params) -> Result<Head> {
         match &self.part(name)?.config {
             PartConfig::Head(config) => self.load_into(params, name, |b| Head::new(b, config)),
-            PartConfig::Tower(_) => Err(self.problem(format!("{name} is a tower, not a head"))),
+            _ => Err(self.problem(format!("{name} is not a head"))),
         }
+    }
+
+    /// Both towers and the scale of their similarity, with their weights.
+    ///
+    /// # Errors
+    /// When the checkpoint is not such a pair, or tensors are missing or of
+    /// another shape.
+    pub fn load_image_text(&self) -> Result<(ImageText, Params)> {
+        let PartConfig::ImageText(config) = &self.part("image_text")?.config else {
+            return Err(self.problem("image_text is not a pair of towers".to_owned()));
+        };
+        let mut params = Params::new();
+        let pair = self.load_into(&mut params, "image_text", |b| ImageText::new(b, config))?;
+        Ok((pair, params))
     }
 
     /// Builds any module from the weights of a part, its parameters after

@@ -1,10 +1,14 @@
 //! Pictures: patches (ViT, Dosovitskiy et al. 2021) or a few convolutions
 //! (Xiao et al. 2021), then a Transformer.
 
+use super::attention_pool::AttentionPool;
 use super::image_stem::{ConvStem, PatchStem};
+use super::special_tokens::SpecialTokens;
 use super::{Encoded, Pooling, Positions, wrong_kind};
-use crate::{ColumnInput, Context, ModelError, Result, Transformer, TransformerConfig, Values};
-use sensorium_engine::{Builder, Offsets, Tensor, Var};
+use crate::layers::ActivationName;
+use crate::{ColumnInput, Context, Features, LayerNorm, Linear, ModelError, Result};
+use crate::{Transformer, TransformerConfig, Values};
+use sensorium_engine::{Builder, Offsets, Tensor, Var, ops};
 use serde::{Deserialize, Serialize};
 
 /// How pixels become tokens.
@@ -20,6 +24,20 @@ pub enum ImageStem {
     Conv,
 }
 
+/// What is normalised before the Transformer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingNorm {
+    /// The patches, before positions are added; nothing with a stem of
+    /// convolutions, which has norms of its own.
+    #[default]
+    Patches,
+    /// All tokens with their positions (CLIP).
+    Tokens,
+    /// Nothing (ViT).
+    None,
+}
+
 /// Settings of an image tower.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -33,10 +51,52 @@ pub struct ImageTowerConfig {
     /// Pixels from one patch to the next; 0 for `patch_size`. The windows of
     /// `conv` overlap by themselves.
     pub patch_stride: usize,
-    /// How the patches become one vector.
+    /// Whether the layer over each patch has a bias.
+    #[serde(skip_serializing_if = "is_true")]
+    pub patch_bias: bool,
+    /// What is normalised before the Transformer.
+    #[serde(skip_serializing_if = "is_default")]
+    pub embedding_norm: EmbeddingNorm,
+    /// Whether a learned token stands before the patches (\[CLS\]).
+    #[serde(skip_serializing_if = "is_default")]
+    pub class_token: bool,
+    /// Whether another learned token follows it (DeiT).
+    #[serde(skip_serializing_if = "is_default")]
+    pub distillation_token: bool,
+    /// How many learned tokens without a position follow these (DINOv2 with
+    /// registers).
+    #[serde(skip_serializing_if = "is_default")]
+    pub register_tokens: usize,
+    /// How the tokens become one vector: the mean and the largest are those of
+    /// the patches alone, the first is the class token where there is one.
     pub pooling: Pooling,
+    /// Instead of `pooling`, a learned query that attends to all tokens
+    /// (SigLIP).
+    #[serde(skip_serializing_if = "is_default")]
+    pub attention_pool: bool,
+    /// Whether that vector is normalised (CLIP).
+    #[serde(skip_serializing_if = "is_default")]
+    pub pooled_norm: bool,
+    /// A dense layer with this activation on that vector (ViT's pooler).
+    #[serde(skip_serializing_if = "is_default")]
+    pub pooler: Option<ActivationName>,
+    /// Width of a last projection of that vector, without a bias (CLIP); none
+    /// without.
+    #[serde(skip_serializing_if = "is_default")]
+    pub projection: Option<usize>,
+    /// Whether that vector gets unit length.
+    #[serde(skip_serializing_if = "is_default")]
+    pub normalize: bool,
     /// The Transformer.
     pub transformer: TransformerConfig,
+}
+
+fn is_true(x: &bool) -> bool {
+    *x
+}
+
+fn is_default<T: Default + PartialEq>(x: &T) -> bool {
+    *x == T::default()
 }
 
 impl Default for ImageTowerConfig {
@@ -46,7 +106,17 @@ impl Default for ImageTowerConfig {
             stem: ImageStem::Patch,
             patch_size: 8,
             patch_stride: 0,
+            patch_bias: true,
+            embedding_norm: EmbeddingNorm::Patches,
+            class_token: false,
+            distillation_token: false,
+            register_tokens: 0,
             pooling: Pooling::Mean,
+            attention_pool: false,
+            pooled_norm: false,
+            pooler: None,
+            projection: None,
+            normalize: false,
             transformer: TransformerConfig::default(),
         }
     }
@@ -57,7 +127,22 @@ impl ImageTowerConfig {
         if self.patch_stride == 0 { self.patch_size } else { self.patch_stride }
     }
 
+    /// Learned tokens before the patches.
+    pub fn special_tokens(&self) -> usize {
+        usize::from(self.class_token) + usize::from(self.distillation_token) + self.register_tokens
+    }
+
     /// Tokens per picture.
+    pub fn tokens(&self) -> usize {
+        self.special_tokens() + self.patches()
+    }
+
+    /// Width of the pooled vector.
+    pub fn dim(&self) -> usize {
+        self.projection.unwrap_or(self.transformer.block.hidden)
+    }
+
+    /// Patches per picture.
     pub fn patches(&self) -> usize {
         let along = match self.stem {
             ImageStem::Patch => (self.image_size.saturating_sub(self.patch_size)) / self.stride().max(1) + 1,
@@ -102,29 +187,71 @@ enum Stem {
 pub struct ImageTower {
     config: ImageTowerConfig,
     stem: Stem,
+    special: SpecialTokens,
     positions: Positions,
+    norm: Option<LayerNorm>,
     encoder: Transformer,
+    attention_pool: Option<AttentionPool>,
+    pooled_norm: Option<LayerNorm>,
+    pooler: Option<(Linear, ActivationName)>,
+    projection: Option<Linear>,
 }
 
 impl ImageTower {
     /// Creates `embeddings.{projection,norm,positions}` and `encoder`; with a
-    /// stem of convolutions also `embeddings.conv.{i}`, and no norm.
+    /// stem of convolutions also `embeddings.conv.{i}`, and no norm. Where they
+    /// are wanted: `embeddings.{class_token,distillation_token,
+    /// register_tokens}`, `attention_pool`, `pooled_norm`, `pooler` and
+    /// `projection`.
     ///
     /// # Errors
     /// When the configuration makes no sense.
     pub fn new(b: &mut Builder<'_>, c: &ImageTowerConfig) -> Result<Self> {
         c.check()?;
+        let block = &c.transformer.block;
+        let hidden = block.hidden;
+        let norm = |b: &mut Builder<'_>, name, wanted: bool| {
+            let norm =
+                |mut b: Builder<'_>| LayerNorm::with_bias(&mut b, hidden, block.norm, block.norm_eps, block.norm_bias);
+            if wanted { Ok::<_, ModelError>(Some(norm(b.scope(name))?)) } else { Ok(None) }
+        };
         let mut e = b.scope("embeddings");
         let stem = match c.stem {
             ImageStem::Patch => Stem::Patch(PatchStem::new(&mut e, c)?),
             ImageStem::Conv => Stem::Conv(ConvStem::new(&mut e, c)?),
         };
-        let positions = Positions::new(&mut e, "image tower", c.patches(), c.transformer.block.hidden)?;
+        let special = SpecialTokens::new(&mut e, c)?;
+        // Positions of the special tokens stand before those of the patches.
+        let placed = c.special_tokens() - c.register_tokens;
+        let positions = Positions::with_offset(&mut e, "image tower", c.patches(), placed, hidden)?;
+        let tokens_norm = norm(&mut e, "norm", c.embedding_norm == EmbeddingNorm::Tokens)?;
         let encoder = Transformer::new(&mut b.scope("encoder"), &c.transformer)?;
-        Ok(Self { config: c.clone(), stem, positions, encoder })
+        let attention_pool =
+            if c.attention_pool { Some(AttentionPool::new(&mut b.scope("attention_pool"), block)?) } else { None };
+        let pooled_norm = norm(b, "pooled_norm", c.pooled_norm)?;
+        let pooler = match c.pooler {
+            Some(f) => Some((Linear::new(&mut b.scope("pooler"), hidden, hidden, true)?, f)),
+            None => None,
+        };
+        let projection = match c.projection {
+            Some(dim) => Some(Linear::new(&mut b.scope("projection"), hidden, dim, false)?),
+            None => None,
+        };
+        Ok(Self {
+            config: c.clone(),
+            stem,
+            special,
+            positions,
+            norm: tokens_norm,
+            encoder,
+            attention_pool,
+            pooled_norm,
+            pooler,
+            projection,
+        })
     }
 
-    /// Pictures to `[pictures * patches, hidden]`.
+    /// Pictures to `[pictures * tokens, hidden]`.
     ///
     /// # Errors
     /// When the values are not pictures of the configured size.
@@ -133,10 +260,9 @@ impl ImageTower {
         self.encode(cx, images)
     }
 
-    /// Pictures `[n, 3, size, size]` to patches, their offsets and `[n, hidden]`.
+    /// Pictures `[n, 3, size, size]` to tokens, their offsets and `[n, dim]`.
     pub(super) fn encode(&self, cx: &Context<'_>, images: &Tensor) -> Result<Encoded> {
         let (n, size) = (images.dims()[0], self.config.image_size);
-        let offsets = Offsets::from_lengths(vec![self.config.patches(); n]);
         let images = if n == 0 { &Tensor::zeros(&[0, 3, size, size]) } else { images };
         if images.dims() != [n, 3, size, size] {
             return Err(ModelError::Input {
@@ -150,10 +276,41 @@ impl ImageTower {
             Stem::Patch(stem) => stem.forward(cx, &images)?,
             Stem::Conv(stem) => stem.forward(cx, &images)?,
         };
-        let x = self.positions.add(cx, &x, &offsets)?;
+        let x = self.positions.add(cx, &x, &Offsets::from_lengths(vec![self.config.patches(); n]))?;
+        let mut x = self.special.before(cx, x, n, &self.positions)?;
+        if let Some(norm) = &self.norm {
+            x = norm.forward(cx, &x)?;
+        }
         let x = cx.dropout(x, self.config.transformer.block.dropout)?;
+        let offsets = Offsets::from_lengths(vec![self.config.tokens(); n]);
         let x = self.encoder.forward(cx, x, &offsets)?;
-        let pooled = self.config.pooling.apply(cx, &x, &offsets)?;
+        let pooled = self.pool(cx, &x, &offsets)?;
         Ok((x, offsets, pooled))
+    }
+
+    /// Tokens to `[n, dim]`.
+    fn pool(&self, cx: &Context<'_>, x: &Var, offsets: &Offsets) -> Result<Var> {
+        let c = &self.config;
+        let mut pooled = match (&self.attention_pool, c.pooling) {
+            (Some(pool), _) => pool.forward(cx, x, offsets)?,
+            (None, Pooling::Mean | Pooling::Max) => {
+                let (patches, offsets) = Features::without_first(cx, x, offsets, c.special_tokens())?;
+                c.pooling.apply(cx, &patches, &offsets)?
+            }
+            (None, Pooling::First | Pooling::Last) => c.pooling.apply(cx, x, offsets)?,
+        };
+        if let Some(norm) = &self.pooled_norm {
+            pooled = norm.forward(cx, &pooled)?;
+        }
+        if let Some((pooler, activation)) = &self.pooler {
+            pooled = pooler.forward_with(cx, &pooled, (*activation).into())?;
+        }
+        if let Some(projection) = &self.projection {
+            pooled = projection.forward(cx, &pooled)?;
+        }
+        if c.normalize {
+            pooled = ops::normalize(cx.tape, &pooled, 1e-12)?;
+        }
+        Ok(pooled)
     }
 }

@@ -1,6 +1,6 @@
 //! From pixels to tokens: one linear layer over patches, or convolutions.
 
-use super::ImageTowerConfig;
+use super::{EmbeddingNorm, ImageTowerConfig};
 use crate::{Context, LayerNorm, Linear, NormKind, Result};
 use sensorium_engine::{Activation, Builder, Var, ops};
 
@@ -13,23 +13,32 @@ pub(super) struct PatchStem {
     patch: usize,
     stride: usize,
     projection: Linear,
-    norm: LayerNorm,
+    norm: Option<LayerNorm>,
 }
 
 impl PatchStem {
-    /// Creates `projection` and `norm`.
+    /// Creates `projection` and, where patches are normalised, `norm`.
     pub(super) fn new(b: &mut Builder<'_>, c: &ImageTowerConfig) -> Result<Self> {
         let block = &c.transformer.block;
         let pixels = 3 * c.patch_size * c.patch_size;
-        let projection = Linear::new(&mut b.scope("projection"), pixels, block.hidden, true)?;
-        let norm = LayerNorm::new(&mut b.scope("norm"), block.hidden, block.norm, block.norm_eps)?;
+        let projection = Linear::new(&mut b.scope("projection"), pixels, block.hidden, c.patch_bias)?;
+        let norm = match c.embedding_norm {
+            EmbeddingNorm::Patches => {
+                Some(LayerNorm::new(&mut b.scope("norm"), block.hidden, block.norm, block.norm_eps)?)
+            }
+            EmbeddingNorm::Tokens | EmbeddingNorm::None => None,
+        };
         Ok(Self { patch: c.patch_size, stride: c.stride(), projection, norm })
     }
 
     /// Pictures `[n, 3, size, size]` to `[n · patches, hidden]`.
     pub(super) fn forward(&self, cx: &Context<'_>, images: &Var) -> Result<Var> {
         let patches = ops::unfold_patches(cx.tape, images, (self.patch, self.patch), (self.stride, self.stride))?;
-        self.norm.forward(cx, &self.projection.forward(cx, &patches)?)
+        let x = self.projection.forward(cx, &patches)?;
+        match &self.norm {
+            Some(norm) => norm.forward(cx, &x),
+            None => Ok(x),
+        }
     }
 }
 

@@ -1,14 +1,16 @@
 //! Towers: one column of any modality into [`Features`].
 
+mod attention_pool;
 mod audio;
 mod image;
 mod image_stem;
+mod special_tokens;
 mod tabular;
 mod text;
 mod video;
 
 pub use audio::{AudioTower, AudioTowerConfig};
-pub use image::{ImageStem, ImageTower, ImageTowerConfig};
+pub use image::{EmbeddingNorm, ImageStem, ImageTower, ImageTowerConfig};
 pub use tabular::{FeaturesTower, FeaturesTowerConfig, TabularTower, TabularTowerConfig};
 pub use text::{TextTower, TextTowerConfig};
 pub use video::{VideoTower, VideoTowerConfig};
@@ -67,9 +69,9 @@ impl TowerConfig {
     pub fn dim(&self) -> usize {
         match self {
             Self::Text(c) => c.projection.unwrap_or(c.transformer.block.hidden),
-            Self::Image(c) => c.transformer.block.hidden,
+            Self::Image(c) => c.dim(),
             Self::Audio(c) => c.transformer.block.hidden,
-            Self::Video(c) => c.image.transformer.block.hidden,
+            Self::Video(c) => c.image.dim(),
             Self::Features(c) => c.transformer.block.hidden,
             Self::Tabular(c) => c.dim,
         }
@@ -79,8 +81,8 @@ impl TowerConfig {
     /// images, frames, feature rows).
     pub fn tokens(&self, rows: usize) -> usize {
         match self {
-            Self::Image(c) => rows * c.patches(),
-            Self::Video(c) => rows * c.image.patches(),
+            Self::Image(c) => rows * c.tokens(),
+            Self::Video(c) => rows * c.image.tokens(),
             Self::Audio(c) => c.strides.iter().fold(rows, |n, s| n.div_ceil(*s)),
             Self::Text(_) | Self::Features(_) | Self::Tabular(_) => rows,
         }

@@ -3,7 +3,7 @@
 use super::{Encoded, Pooling, Positions, wrong_kind};
 use crate::layers::ActivationName;
 use crate::{ColumnInput, Context, LayerNorm, Linear, Result, Transformer, TransformerConfig, Values};
-use sensorium_engine::{Builder, Init, ParamId, ops};
+use sensorium_engine::{Builder, Init, Offsets, ParamId, ops};
 use serde::{Deserialize, Serialize};
 
 /// Settings of a text tower.
@@ -46,6 +46,10 @@ pub struct TextTowerConfig {
     /// Whether that vector gets unit length.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub normalize: bool,
+    /// A token with which every text is filled up to `max_positions`, and
+    /// which is attended to like any other: SigLIP was trained so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pad_token: Option<u32>,
     /// The Transformer.
     pub transformer: TransformerConfig,
 }
@@ -73,6 +77,7 @@ impl Default for TextTowerConfig {
             projection: None,
             projection_bias: false,
             normalize: false,
+            pad_token: None,
             transformer: TransformerConfig::default(),
         }
     }
@@ -91,6 +96,8 @@ pub struct TextTower {
     pooler: Option<(Linear, ActivationName)>,
     projection: Option<Linear>,
     normalize: bool,
+    /// The token that fills texts up, and to how many.
+    filling: Option<(u32, usize)>,
     dropout: f64,
 }
 
@@ -141,6 +148,7 @@ impl TextTower {
             pooler,
             projection,
             normalize: c.normalize,
+            filling: c.pad_token.map(|token| (token, c.max_positions)),
             dropout: block.dropout,
         })
     }
@@ -156,7 +164,8 @@ impl TextTower {
     /// When the values are not tokens, or a text is too long.
     pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Encoded> {
         let Values::Tokens(ids) = column.values() else { return Err(wrong_kind("tokens", column)) };
-        let offsets = column.offsets();
+        let filled = self.filling.map(|(token, length)| fill_up(ids, column.offsets(), token, length));
+        let (ids, offsets) = filled.as_ref().map_or((ids, column.offsets()), |(ids, offsets)| (ids, offsets));
         let mut x = cx.embedding(self.word, ids)?;
         if let Some(positions) = &self.positions {
             x = positions.add(cx, &x, offsets)?;
@@ -184,4 +193,13 @@ impl TextTower {
         }
         Ok((x, offsets.clone(), pooled))
     }
+}
+
+/// Texts with tokens added behind each up to a length.
+fn fill_up(ids: &[u32], offsets: &Offsets, token: u32, length: usize) -> (Vec<u32>, Offsets) {
+    let filled = offsets.ranges().flat_map(|r| {
+        let missing = length.saturating_sub(r.len());
+        ids[r].iter().copied().chain(std::iter::repeat_n(token, missing))
+    });
+    (filled.collect(), Offsets::from_lengths(offsets.ranges().map(|r| r.len().max(length))))
 }

@@ -46,7 +46,7 @@ impl VideoTower {
     /// # Errors
     /// When the configuration makes no sense.
     pub fn new(b: &mut Builder<'_>, c: &VideoTowerConfig) -> Result<Self> {
-        let hidden = c.image.transformer.block.hidden;
+        let hidden = c.image.dim();
         let mut temporal = c.temporal.clone();
         temporal.block.hidden = hidden;
         Ok(Self {

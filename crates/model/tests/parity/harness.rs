@@ -5,7 +5,7 @@
 use safetensors::tensor::{Dtype, TensorView};
 use sensorium_engine::{Init, Params, Tape, Tensor, Var, ops};
 use sensorium_model::pretrained::Pretrained;
-use sensorium_model::{ColumnInput, Context};
+use sensorium_model::{ColumnInput, Context, Tower, TowerConfig};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -94,7 +94,7 @@ pub fn check_towers(name: &str, input: impl Fn(&Value) -> ColumnInput) {
     let case = Case::read(name);
     let folders = Folders::of(name, &case);
     for run in &case.runs {
-        let (tower, mut params) = folders.model.load_tower(&run.part).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (tower, mut params) = folders.tower(&run.part, &run.inputs).unwrap_or_else(|e| panic!("{name}: {e}"));
         let head = run
             .head
             .as_ref()
@@ -133,6 +133,16 @@ impl Folders {
         let (model, directions) = (open(&temporary[0], ""), open(&temporary[1], "gradient."));
         assert_eq!(model.unexpected(), Vec::<&str>::new(), "{name}: tensors that no part knows");
         Self { model, directions, _temporary: temporary }
+    }
+
+    /// A tower for a run's inputs: of pictures of another size where the
+    /// run has such.
+    fn tower(&self, part: &str, inputs: &Value) -> sensorium_model::Result<(Tower, Params)> {
+        let mut config = self.model.tower_config(part)?.clone();
+        if let (TowerConfig::Image(image), Some(size)) = (&mut config, inputs["images"][3].as_u64()) {
+            image.image_size = size as usize;
+        }
+        self.model.load_tower_as(part, &config)
     }
 
     /// Compares what a run computed, and the gradients of the sum over

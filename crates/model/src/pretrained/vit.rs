@@ -1,0 +1,112 @@
+//! Vision Transformers: ViT and DeiT.
+
+use super::{Config, Convert, Family, KeyMap, Part};
+use crate::heads::{HeadConfig, HeadInput};
+use crate::layers::{AttentionBias, BlockConfig};
+use crate::towers::{EmbeddingNorm, ImageTowerConfig, Pooling};
+use crate::{Result, TowerConfig, TransformerConfig};
+use serde_json::json;
+
+/// ViT (Dosovitskiy et al. 2021).
+pub(super) const VIT: Family = Family { name: "ViT", model_types: &["vit"], parts: vit };
+
+/// DeiT (Touvron et al. 2021): a distillation token beside the class token.
+pub(super) const DEIT: Family = Family { name: "DeiT", model_types: &["deit"], parts: deit };
+
+/// The settings that ViT and its kin share, under ViT's names for them.
+pub(super) fn image_config(c: &Config) -> Result<ImageTowerConfig> {
+    c.only("num_channels", &[json!(3)])?;
+    let qkv = c.bool_or("qkv_bias", true)?;
+    let hidden = c.usize_or("hidden_size", 768)?;
+    let block = BlockConfig {
+        hidden,
+        heads: c.usize_or("num_attention_heads", 12)?,
+        activation: c.activation_or("hidden_act", "gelu")?,
+        attention_bias: (!qkv).then_some(AttentionBias { query: false, key: false, value: false, output: true }),
+        dropout: c.f64_or("hidden_dropout_prob", 0.0)?,
+        attention_dropout: c.f64_or("attention_probs_dropout_prob", 0.0)?,
+        drop_path: c.f64_or("drop_path_rate", 0.0)?,
+        ..BlockConfig::default()
+    };
+    Ok(ImageTowerConfig {
+        image_size: c.square_or("image_size", 224)?,
+        patch_size: c.square_or("patch_size", 16)?,
+        embedding_norm: EmbeddingNorm::None,
+        class_token: true,
+        pooling: Pooling::First,
+        transformer: TransformerConfig {
+            layers: c.usize_or("num_hidden_layers", 12)?,
+            block,
+            ..TransformerConfig::default()
+        },
+        ..ImageTowerConfig::default()
+    })
+}
+
+/// The names of what stands before the blocks, and of attention in them.
+pub(super) fn image_keys(positions: Convert) -> KeyMap {
+    KeyMap::new()
+        .map("embeddings.projection.*", "embeddings.patch_embeddings.projection.*")
+        .map("embeddings.class_token", "embeddings.cls_token")
+        .map("embeddings.distillation_token", "embeddings.distillation_token")
+        .map("embeddings.register_tokens", "embeddings.register_tokens")
+        .convert("embeddings.positions", "embeddings.position_embeddings", positions)
+        .map("encoder.layer.*.attention.output.*", "encoder.layer.*.attention.output.dense.*")
+        .map("encoder.layer.*.attention.*.*", "encoder.layer.*.attention.attention.*.*")
+        .map("encoder.norm.*", "layernorm.*")
+        .map("pooler.*", "pooler.dense.*")
+        .ignore(&["embeddings.mask_token"])
+}
+
+/// A linear classifier over some of a tower's features.
+pub(super) fn classifier(c: &Config, input: HeadInput, inputs: usize) -> Result<HeadConfig> {
+    let outputs = c.classes()?;
+    Ok(HeadConfig { input, inputs, dense: None, dense_width: None, norm_eps: None, outputs, bias: true })
+}
+
+fn tower(c: &Config) -> Result<ImageTowerConfig> {
+    let mut image = image_config(c)?;
+    let block = &mut image.transformer.block;
+    c.only("pooler_output_size", &[json!(block.hidden)])?;
+    block.intermediate = c.usize_or("intermediate_size", 3072)?;
+    block.norm_eps = c.f64_or("layer_norm_eps", 1e-12)?;
+    image.pooler = Some(c.activation_or("pooler_act", "tanh")?);
+    Ok(image)
+}
+
+fn keys(first: usize) -> KeyMap {
+    image_keys(Convert::Grid { first, antialias: false })
+        .map("encoder.layer.*.attention_norm.*", "encoder.layer.*.layernorm_before.*")
+        .map("encoder.layer.*.mlp.up.*", "encoder.layer.*.intermediate.dense.*")
+        .map("encoder.layer.*.mlp.down.*", "encoder.layer.*.output.dense.*")
+        .map("encoder.layer.*.mlp_norm.*", "encoder.layer.*.layernorm_after.*")
+}
+
+fn vit(c: &Config) -> Result<Vec<Part>> {
+    let image = tower(c)?;
+    let head = classifier(c, HeadInput::First, image.transformer.block.hidden)?;
+    Ok(vec![
+        Part::tower("image", TowerConfig::Image(image), keys(1).under(&["", "vit."])),
+        Part::head("classifier", head, KeyMap::new().map("output.*", "classifier.*")),
+    ])
+}
+
+fn deit(c: &Config) -> Result<Vec<Part>> {
+    let mut image = tower(c)?;
+    image.distillation_token = true;
+    let hidden = image.transformer.block.hidden;
+    Ok(vec![
+        Part::tower("image", TowerConfig::Image(image), keys(2).under(&["", "deit."])),
+        // A checkpoint has one of the two.
+        Part::head(
+            "classifier",
+            classifier(c, HeadInput::First, hidden)?,
+            KeyMap::new().map("output.*", "classifier.*"),
+        ),
+        Part::head(
+            "classifier",
+            classifier(c, HeadInput::FirstTwo, hidden)?,
+            KeyMap::new().map("output.*", "cls_classifier.*").map("second.*", "distillation_classifier.*"),
+        ),
+    ])
+}
