@@ -137,6 +137,7 @@ pub(crate) fn model_config(
                     patch_stride: config.image.patch_stride.unwrap_or(0),
                     pooling: config.image.tower.pooling,
                     transformer: transformer("image.tower", &config.image.tower)?,
+                    ..ImageTowerConfig::default()
                 }),
                 Processor::Audio(p) => TowerConfig::Audio(AudioTowerConfig {
                     mels: p.mels,
@@ -157,6 +158,7 @@ pub(crate) fn model_config(
                             patch_stride: 0,
                             pooling: tower.pooling,
                             transformer: block.clone(),
+                            ..ImageTowerConfig::default()
                         },
                         max_positions: p.frames,
                         pooling: tower.pooling,
