@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augmentation {
-    /// Pictures and the frames of videos: crop, flip, colours (default none).
+    /// Pictures: crop, flip, colours (default none).
     pub image: Option<ImageAugment>,
+    /// Videos, all frames of one alike (default none).
+    pub video: Option<ImageAugment>,
     /// Samples of sound: shift, loudness, noise (default none). Log-mel frames are then computed
     /// anew each epoch.
     pub waveform: Option<AudioAugment>,
@@ -22,12 +24,18 @@ pub struct Augmentation {
 impl Augmentation {
     /// Every kind with its defaults.
     pub fn standard() -> Self {
-        Augmentation { image: Some(ImageAugment::default()), waveform: None, spectrogram: Some(SpecAugment::default()) }
+        Augmentation {
+            image: Some(ImageAugment::default()),
+            video: Some(ImageAugment::default()),
+            waveform: None,
+            spectrogram: Some(SpecAugment::default()),
+        }
     }
 
     /// Errors when a setting is out of its range.
     pub fn check(&self) -> Result<(), MediaError> {
         self.image.as_ref().map_or(Ok(()), ImageAugment::check)?;
+        self.video.as_ref().map_or(Ok(()), ImageAugment::check)?;
         self.waveform.as_ref().map_or(Ok(()), AudioAugment::check)?;
         self.spectrogram.as_ref().map_or(Ok(()), SpecAugment::check)
     }

@@ -39,7 +39,7 @@ mod test_support;
 pub mod tokenizer;
 
 pub use augment::{AugmentKey, Augmentation};
-pub use cache::Cache;
+pub use cache::{Cache, CacheKey};
 pub use error::{DataError, Result};
 pub use inspect::{InspectOptions, Inspection, inspect};
 pub use label::{LabelOptions, LabelSpec, LabelTask, Target};

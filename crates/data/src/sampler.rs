@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sensorium_media::image::augment::ImageAugment;
 use sensorium_media::image::{self, Image};
 
 use crate::augment::{AugmentKey, Augmentation, cut_mel, stretch_start};
@@ -217,30 +218,35 @@ impl Context<'_> {
     }
 
     fn image(&self, media: &MediaRef, config: &ImageProcessor, part: usize) -> std::result::Result<Segment, String> {
-        let augmented = self.augmentation.is_some_and(|(augmentation, _)| augmentation.image.is_some());
-        let prepared = self.sampler.preparer.image(media, config, augmented)?;
-        let image = self.vary(prepared, config, part)?;
+        let augment = self.augmentation.and_then(|(augmentation, _)| augmentation.image.as_ref());
+        let prepared = self.sampler.preparer.image(media, config, augment.is_some())?;
+        let image = self.vary(augment, prepared, config, part)?;
         let data = image::to_normalized_chw(&image, config.mean, config.std);
         Ok(Segment::Image { height: config.size, width: config.size, data })
     }
 
     fn video(&self, media: &MediaRef, config: &VideoProcessor, part: usize) -> std::result::Result<Segment, String> {
-        let augmented = self.augmentation.is_some_and(|(augmentation, _)| augmentation.image.is_some());
-        let frames = self.sampler.preparer.video(media, config, augmented)?;
+        let augment = self.augmentation.and_then(|(augmentation, _)| augmentation.video.as_ref());
+        let frames = self.sampler.preparer.video(media, config, augment.is_some())?;
         let mut data = Vec::with_capacity(frames.len() * 3 * config.size * config.size);
         let count = frames.len();
         for frame in frames {
             // All frames are varied alike, so that the video still moves as it did.
-            let image = self.vary(frame, &config.frame(), part)?;
+            let image = self.vary(augment, frame, &config.frame(), part)?;
             data.extend(image::to_normalized_chw(&image, config.mean, config.std));
         }
         Ok(Segment::Video { frames: count, height: config.size, width: config.size, data })
     }
 
-    fn vary(&self, image: Image, config: &ImageProcessor, part: usize) -> std::result::Result<Image, String> {
-        let variation = self.augmentation.and_then(|(augmentation, key)| Some((augmentation.image.as_ref()?, key)));
-        match variation {
-            Some((augment, key)) => augment
+    fn vary(
+        &self,
+        augment: Option<&ImageAugment>,
+        image: Image,
+        config: &ImageProcessor,
+        part: usize,
+    ) -> std::result::Result<Image, String> {
+        match augment.zip(self.augmentation) {
+            Some((augment, (_, key))) => augment
                 .apply(&image, (config.size, config.size), config.filter, key.part(part))
                 .map_err(|error| error.to_string()),
             None => Ok(image),

@@ -119,16 +119,21 @@ impl ColumnInput {
         self.offsets.total() == 0
     }
 
-    fn retain(&self, keep: impl Fn(u32) -> bool) -> Self {
-        let kept: Vec<usize> = (0..self.sample_of.len()).filter(|s| keep(self.sample_of[*s])).collect();
-        if kept.len() == self.sample_of.len() {
+    /// Some of the segments, by their numbers in ascending order.
+    pub fn select(&self, segments: &[usize]) -> Self {
+        if segments.len() == self.sample_of.len() {
             return self.clone();
         }
         Self {
-            sample_of: kept.iter().map(|s| self.sample_of[*s]).collect(),
-            values: self.values.select(&self.offsets, &kept),
-            offsets: Offsets::from_lengths(kept.iter().map(|s| self.offsets.length(*s))),
+            sample_of: segments.iter().map(|s| self.sample_of[*s]).collect(),
+            values: self.values.select(&self.offsets, segments),
+            offsets: Offsets::from_lengths(segments.iter().map(|s| self.offsets.length(*s))),
         }
+    }
+
+    fn retain(&self, keep: impl Fn(u32) -> bool) -> Self {
+        let kept: Vec<usize> = (0..self.sample_of.len()).filter(|s| keep(self.sample_of[*s])).collect();
+        self.select(&kept)
     }
 }
 

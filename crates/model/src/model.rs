@@ -1,10 +1,12 @@
 //! The multimodal model: towers, fusion, head.
 
 use crate::{
-    Adapters, Context, Features, Fusion, FusionConfig, Inputs, Linear, ModelError, Result, Tower, TowerConfig,
+    Adapters, ColumnInput, Context, Features, Fusion, FusionConfig, Inputs, Linear, ModelError, Result, Tower,
+    TowerConfig,
 };
 use sensorium_engine::{Builder, Params, Tensor, Var, Weights};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// One column and its tower.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,20 +128,36 @@ impl MultimodalModel {
                 format!("takes {} columns, the batch has {}", self.towers.len(), inputs.columns.len()),
             ));
         }
-        let cx = &cx.with_adapters(&self.adapters);
-        self.towers
-            .iter()
-            .zip(&inputs.columns)
-            .zip(&self.config.columns)
-            .map(|((tower, column), named)| {
-                tower.forward(cx, column).map_err(|e| match e {
-                    ModelError::Input { expected, got, .. } => {
-                        ModelError::Input { column: named.name.clone(), expected, got }
-                    }
-                    other => other,
-                })
-            })
-            .collect()
+        inputs.columns.iter().enumerate().map(|(column, input)| self.column_features(cx, column, input)).collect()
+    }
+
+    /// The features of one column. A tower of which nothing is trained runs as
+    /// in inference: dropout has nothing to regularise there.
+    ///
+    /// # Errors
+    /// When the input is not what the column's tower takes.
+    pub fn column_features(&self, cx: &Context<'_>, column: usize, input: &ColumnInput) -> Result<Features> {
+        let still;
+        let cx = if cx.is_training() && self.is_frozen(cx.params, column) {
+            still = Context::inference(cx.tape, cx.params);
+            &still.with_adapters(&self.adapters)
+        } else {
+            &cx.with_adapters(&self.adapters)
+        };
+        self.towers[column].forward(cx, input).map_err(|e| match e {
+            ModelError::Input { expected, got, .. } => {
+                ModelError::Input { column: self.config.columns[column].name.clone(), expected, got }
+            }
+            other => other,
+        })
+    }
+
+    /// Whether no parameter of a column's tower, adapters included, is
+    /// trainable.
+    pub fn is_frozen(&self, params: &Params, column: usize) -> bool {
+        let scope = &self.scopes[column];
+        let of_tower = |name: &str| name.strip_prefix(scope.as_str()).is_some_and(|rest| rest.starts_with('.'));
+        params.iter().all(|(_, p)| !p.trainable || !of_tower(&p.name))
     }
 
     /// Tokens that the towers make of a batch, patches and frames included: a
@@ -154,20 +172,17 @@ impl MultimodalModel {
     /// # Errors
     /// When the inputs are not those of the model.
     pub fn forward(&self, cx: &Context<'_>, inputs: &Inputs) -> Result<Output> {
-        let features = self.kept_features(cx, inputs)?;
+        let features = self.features(cx, &self.kept_inputs(cx, inputs))?;
         self.fuse(cx, &features, inputs.samples)
     }
 
-    /// As [`MultimodalModel::features`]; in training, of the modalities that
-    /// modality dropout keeps.
-    ///
-    /// # Errors
-    /// When the inputs are not those of the model.
-    pub fn kept_features(&self, cx: &Context<'_>, inputs: &Inputs) -> Result<Vec<Features>> {
+    /// The inputs; in training, those of the modalities that modality dropout
+    /// keeps.
+    pub fn kept_inputs<'i>(&self, cx: &Context<'_>, inputs: &'i Inputs) -> Cow<'i, Inputs> {
         let probability = self.config.fusion.modality_dropout;
         match cx.next_random() {
-            Some(random) if probability > 0.0 => self.features(cx, &inputs.drop_modalities(probability, random)),
-            _ => self.features(cx, inputs),
+            Some(random) if probability > 0.0 => Cow::Owned(inputs.drop_modalities(probability, random)),
+            _ => Cow::Borrowed(inputs),
         }
     }
 

@@ -98,11 +98,14 @@ pub(crate) fn augmentation(config: &FitConfig) -> Option<Augmentation> {
     if !config.image.augment {
         augmentation.image = None;
     }
+    if !config.video.augment {
+        augmentation.video = None;
+    }
     if !config.audio.augment {
         augmentation.waveform = None;
         augmentation.spectrogram = None;
     }
-    (config.image.augment || config.audio.augment).then_some(augmentation)
+    (config.image.augment || config.video.augment || config.audio.augment).then_some(augmentation)
 }
 
 /// The model for a plan, every size known.

@@ -1,12 +1,14 @@
 //! A model with its weights and its label: what is trained, and what answers.
 
 use crate::batch::Batch;
+use crate::feature_cache::FeatureCache;
 use crate::mixup::Blend;
 use crate::task::{Decision, Objective};
 use crate::{Error, Result};
 use sensorium_engine::{Params, Tape, Tensor, Var, ops};
-use sensorium_model::{Context, Features, MultimodalModel};
+use sensorium_model::{Context, Features, Inputs, MultimodalModel};
 use sensorium_train::{BoxError, StepContext, StepLoss, Trainable};
+use std::sync::Arc;
 
 /// A multimodal model, its weights and what it predicts.
 #[derive(Debug, Clone)]
@@ -17,6 +19,9 @@ pub struct Learner {
     pub params: Params,
     /// The label.
     pub objective: Objective,
+    /// Where the features of frozen towers are kept; without one, they are
+    /// computed each time.
+    pub feature_cache: Option<Arc<FeatureCache>>,
 }
 
 /// What a model says of a batch.
@@ -31,6 +36,19 @@ pub struct Answers {
 }
 
 impl Learner {
+    /// Z = M(X) of each column, the frozen ones from the cache.
+    fn features(&self, cx: &Context<'_>, inputs: &Inputs) -> Result<Vec<Features>> {
+        let Some(cache) = &self.feature_cache else { return Ok(self.model.features(cx, inputs)?) };
+        let of = |(column, input)| {
+            if cache.applies(&self.model, &self.params, column) {
+                cache.features(&self.model, &self.params, column, input)
+            } else {
+                Ok(self.model.column_features(cx, column, input)?)
+            }
+        };
+        inputs.columns.iter().enumerate().map(of).collect()
+    }
+
     /// Answers for a batch.
     ///
     /// # Errors
@@ -38,7 +56,7 @@ impl Learner {
     pub fn answer(&self, batch: &Batch) -> Result<Answers> {
         let tape = Tape::inference();
         let cx = Context::inference(&tape, &self.params);
-        let features = self.model.features(&cx, &batch.inputs)?;
+        let features = self.features(&cx, &batch.inputs)?;
         self.answer_features(&cx, &features, batch)
     }
 
@@ -50,7 +68,7 @@ impl Learner {
     pub fn answer_subsets(&self, batch: &Batch, subsets: &[Vec<bool>]) -> Result<Vec<Answers>> {
         let tape = Tape::inference();
         let cx = Context::inference(&tape, &self.params);
-        let features = self.model.features(&cx, &batch.inputs)?;
+        let features = self.features(&cx, &batch.inputs)?;
         subsets
             .iter()
             .map(|keep| {
@@ -112,7 +130,7 @@ impl Trainable for Learner {
             Context::inference(tape, &self.params)
         };
         let run = || -> Result<StepLoss> {
-            let features = self.model.kept_features(&cx, &batch.inputs)?;
+            let features = self.features(&cx, &self.model.kept_inputs(&cx, &batch.inputs))?;
             let output = self.model.fuse(&cx, &features, batch.inputs.samples)?;
             let blend = cx.next_random().and_then(|r| Blend::draw(self.objective.mixup, &batch.targets, r));
             let (loss, weight) = match blend {

@@ -31,6 +31,7 @@ mod batch;
 pub mod config;
 mod encoders;
 mod error;
+pub mod feature_cache;
 mod learner;
 mod mixup;
 mod saved;

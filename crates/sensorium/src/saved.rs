@@ -163,7 +163,7 @@ impl Model {
             true => crate::config::read(&fit, &[])?,
             false => FitConfig::default(),
         };
-        Ok(Self { learner: Learner { model, params, objective }, plan: Arc::new(plan), config })
+        Ok(Self { learner: Learner { model, params, objective, feature_cache: None }, plan: Arc::new(plan), config })
     }
 
     /// The names of the model's input columns, in order.

@@ -2,7 +2,8 @@
 //! one does not; a sample's answer does not depend on its batch; a missing
 //! modality costs nothing and breaks nothing.
 
-use sensorium::rooms::data::{LabelSpec, LabelTask, Target};
+use sensorium::feature_cache::FeatureCache;
+use sensorium::rooms::data::{Cache, LabelSpec, LabelTask, Target};
 use sensorium::rooms::engine::{Offsets, Random, Tape, Tensor};
 use sensorium::rooms::model::towers::{
     AudioTowerConfig, FeaturesTowerConfig, ImageStem, ImageTowerConfig, TabularTowerConfig, TextTowerConfig,
@@ -15,6 +16,7 @@ use sensorium::rooms::model::{
 use sensorium::rooms::train::testing::assert_trains;
 use sensorium::rooms::train::{StepContext, Trainable};
 use sensorium::{Batch, Learner, Objective};
+use std::sync::Arc;
 
 const HIDDEN: usize = 16;
 
@@ -140,7 +142,7 @@ fn learner(fusion: FusionConfig, task: LabelTask) -> Learner {
     let objective = objective(task);
     let config = ModelConfig { columns: towers(), fusion, outputs: objective.outputs() };
     let (model, params) = MultimodalModel::new(&config, 4).expect("a model");
-    Learner { model, params, objective }
+    Learner { model, params, objective, feature_cache: None }
 }
 
 #[test]
@@ -190,6 +192,42 @@ fn frozen_parameters_stay() {
         p.trainable = false;
     }
     assert_trains(&mut learner, &batch(LabelTask::SingleLabel));
+}
+
+#[test]
+fn cached_features_of_frozen_towers_are_the_same_bits() {
+    let bits = |learner: &Learner, batch: &Batch| -> Vec<u32> {
+        let tape = Tape::new();
+        let step = StepContext::training(7, 0, 0, 0);
+        let loss = learner.loss(&tape, batch, &step).expect("a loss").loss;
+        let gradients = tape.backward(&loss).expect("gradients");
+        let all = gradients.params().flat_map(|(_, g)| g.data().iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+        loss.data().iter().map(|x| x.to_bits()).chain(all).collect()
+    };
+    for fusion in fusions() {
+        let fusion = FusionConfig { modality_dropout: 0.3, dropout: 0.1, ..fusion };
+        let mut plain = learner(fusion.clone(), LabelTask::SingleLabel);
+        for (_, p) in plain.params.iter_mut().filter(|(_, p)| p.name.starts_with("towers.")) {
+            p.trainable = p.name.starts_with("towers.video.");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Arc::new(Cache::open(folder.path(), 10_000_000).expect("a cache"));
+        let steady: Vec<bool> = (0..7).map(|column| column != 2).collect();
+        let cache = FeatureCache::new(Arc::clone(&store), &steady, fusion.kind == FusionKind::Attention);
+        let applies: Vec<bool> = (0..7).map(|column| cache.applies(&plain.model, &plain.params, column)).collect();
+        assert_eq!(applies, [true, true, false, false, true, true, true], "audio is varied, video is trained");
+        let cached = Learner { feature_cache: Some(Arc::new(cache)), ..plain.clone() };
+        // Filled one sample at a time, then read by whole batches.
+        for sample in 0..5 {
+            let single = Batch { inputs: alone(&inputs(), sample), targets: vec![None], rows: vec![0] };
+            cached.answer(&single).expect("an answer");
+        }
+        let (_, computed) = store.hits_and_misses();
+        let whole = batch(LabelTask::SingleLabel);
+        assert_eq!(bits(&plain, &whole), bits(&cached, &whole), "{fusion:?}");
+        let (hits, misses) = store.hits_and_misses();
+        assert!(hits > 0 && misses == computed, "{fusion:?}: {hits} hits, {misses} misses after {computed}");
+    }
 }
 
 /// The part of a batch that belongs to one sample.

@@ -61,7 +61,7 @@ impl Dataset {
                 seed: config.train.seed,
             },
         )?;
-        Ok(Self { table: Arc::new(table), schema, splits, cache: open_cache(config)? })
+        Ok(Self { table: Arc::new(table), schema, splits, cache: open_cache(config, "media")? })
     }
 
     /// A loader of some rows in their order, for validation and evaluation.
@@ -135,7 +135,8 @@ fn loader_options(config: &FitConfig) -> LoaderOptions {
     }
 }
 
-pub(crate) fn open_cache(config: &FitConfig) -> Result<Option<Arc<Cache>>> {
+/// A cache of a kind, `media` or `features`, within the user's cache folder.
+pub(crate) fn open_cache(config: &FitConfig, kind: &str) -> Result<Option<Arc<Cache>>> {
     if !config.data.cache {
         return Ok(None);
     }
@@ -147,7 +148,7 @@ pub(crate) fn open_cache(config: &FitConfig) -> Result<Option<Arc<Cache>>> {
         });
     }
     match cache_folder() {
-        Some(folder) => Ok(Some(Arc::new(Cache::open(folder.join("media"), bytes as u64)?))),
+        Some(folder) => Ok(Some(Arc::new(Cache::open(folder.join(kind), bytes as u64)?))),
         None => Ok(None),
     }
 }

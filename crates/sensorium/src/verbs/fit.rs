@@ -1,20 +1,21 @@
 //! Fit: from a table to a trained, evaluated, saved model.
 
-use super::dataset::TrainingRows;
+use super::dataset::{TrainingRows, open_cache};
 use super::evaluate::{Answered, EvaluateOptions, Evaluated, answer_loader, evaluate_rows, judged};
 use super::{Dataset, report};
 use crate::assemble::{augmentation, model_config, plan_options, resolve};
 use crate::batch::Batch;
 use crate::config::FitConfig;
 use crate::encoders::Encoders;
+use crate::feature_cache::FeatureCache;
 use crate::learner::Learner;
 use crate::saved::{Model, save_structure, save_weights};
 use crate::task::Objective;
 use crate::{Error, Result};
-use sensorium_data::{DataPlan, Loader};
+use sensorium_data::{DataPlan, Loader, Processor};
 use sensorium_engine::Tape;
-use sensorium_model::MultimodalModel;
 use sensorium_model::towers::{ImageStem, ImageTowerConfig};
+use sensorium_model::{FusionKind, MultimodalModel};
 use sensorium_train::{
     BoxError, Event, Judge, Observer, RunOptions, StepContext, StopFlag, Stopped, Summary, Trainable, Trainer,
 };
@@ -106,7 +107,9 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
     if let Some(text) = encoders.describe() {
         follower.note(&text);
     }
-    let learner = Learner { model, params, objective };
+    sensorium_train::assign(&config.train, &mut params)?;
+    let feature_cache = feature_cache(&config, &plan, follower, |column| model.is_frozen(&params, column))?;
+    let learner = Learner { model, params, objective, feature_cache };
     config.data.table = Some(std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?);
     save_structure(&options.out, &learner, &plan, &config)?;
     let plan = Arc::new(plan);
@@ -150,6 +153,49 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
     }
     report::write_card(&options.out, &model, evaluated.as_ref(), &summary, split)?;
     Ok(Fitted { model, summary, evaluated, split, report: page })
+}
+
+/// The cache for the features of frozen towers; None where no tower is frozen
+/// or nothing is to be kept on disk. Says to which columns it applies.
+fn feature_cache(
+    config: &FitConfig,
+    plan: &DataPlan,
+    follower: &mut dyn Follower,
+    frozen: impl Fn(usize) -> bool,
+) -> Result<Option<Arc<FeatureCache>>> {
+    let Some(cache) = open_cache(config, "features")? else { return Ok(None) };
+    let (mut kept, mut varied) = (Vec::new(), Vec::new());
+    let steady: Vec<bool> = plan
+        .columns
+        .iter()
+        .map(|c| match c.processor {
+            Processor::Image(_) => !config.image.augment,
+            Processor::Audio(_) => !config.audio.augment,
+            Processor::Video(_) => !config.video.augment,
+            _ => true,
+        })
+        .collect();
+    for (i, (column, steady)) in plan.columns.iter().zip(&steady).enumerate() {
+        let worth = !matches!(column.processor, Processor::Number(_) | Processor::Category(_));
+        if frozen(i) && worth {
+            if *steady { kept.push(column.name.as_str()) } else { varied.push(column) }
+        }
+    }
+    if !kept.is_empty() {
+        follower.note(&format!("frozen, features computed once and cached: {}", kept.join(", ")));
+    }
+    for column in varied {
+        let modality = column.modality.name();
+        follower.note(&format!(
+            "frozen, but its features are not cached, since augmentation makes them new every epoch: {} (set {modality}.augment = false)",
+            column.name
+        ));
+    }
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    let tokens = config.fusion.kind == FusionKind::Attention;
+    Ok(Some(Arc::new(FeatureCache::new(cache, &steady, tokens))))
 }
 
 /// A finished model is not overwritten unseen.

@@ -56,7 +56,7 @@ pub fn predict_table(
 ) -> Result<Counts> {
     let table = Table::open(path, &TableOptions::default())?;
     let binding = Binding::new(&model.plan, &table)?;
-    let sampler = Sampler::new(model.plan.clone(), table.folder(), open_cache(&model.config)?);
+    let sampler = Sampler::new(model.plan.clone(), table.folder(), open_cache(&model.config, "media")?);
     let mut counts =
         Counts { absent: binding.absent(&model.plan).into_iter().map(str::to_owned).collect(), ..Counts::default() };
     let size = model.config.train.batch_size.clamp(1, 256) as u64;
