@@ -14,6 +14,7 @@
 pub mod adapters;
 pub mod checkpoint;
 mod context;
+mod decoder;
 mod error;
 mod features;
 pub mod fusion;
@@ -27,6 +28,7 @@ pub mod towers;
 
 pub use adapters::{AdapterConfig, Adapters, Finetune, Method};
 pub use context::Context;
+pub use decoder::{Decoder, DecoderCache, DecoderConfig, DecoderOutput};
 pub use error::{ModelError, Result};
 pub use features::Features;
 pub use fusion::{Fused, Fusion, FusionConfig, FusionKind};

@@ -11,6 +11,7 @@ use crate::matmul::{Matrix, Output, product_here};
 use crate::simd::{max1, sum1, sum2, vectorised};
 use crate::{Buffer, Element, EngineError, Offsets, Random, Result, Tape, Tensor, Var};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Query rows whose scores stand at once.
@@ -24,8 +25,11 @@ pub struct Attention {
     /// Heads of the keys and values; divides `heads` (grouped-query attention
     /// when fewer, Ainslie et al. 2023).
     pub kv_heads: usize,
-    /// A query sees keys up to its own place, the last query the last key.
+    /// A query sees keys up to its own place; the last query stands at the
+    /// last key (so that new queries may follow keys of the past).
     pub causal: bool,
+    /// A query sees only keys at most this far from its own place.
+    pub window: Option<usize>,
     /// Scores are multiplied by this; 1/√head_dim when None.
     pub scale: Option<f64>,
     /// Probability of dropping a weight, with the stream that decides.
@@ -35,7 +39,7 @@ pub struct Attention {
 impl Attention {
     /// Plain attention of as many key as query heads.
     pub fn new(heads: usize) -> Self {
-        Self { heads, kv_heads: heads, causal: false, scale: None, dropout: None }
+        Self { heads, kv_heads: heads, causal: false, window: None, scale: None, dropout: None }
     }
 }
 
@@ -174,7 +178,7 @@ pub fn attention_weights<E: Element>(
         for (first, count) in blocks(n) {
             let mut scores = plan.scores(q.data(), k.data(), segment, head, first, count);
             for (i, row) in scores.chunks_exact_mut(m.max(1)).enumerate().take(count) {
-                softmax_row(row, plan.visible(n, m, first + i));
+                plan.weigh(row, plan.visible(n, m, first + i));
             }
             out.data_mut()[(head * n + first) * m..][..count * m].copy_from_slice(&scores[..count * m]);
         }
@@ -249,8 +253,9 @@ impl<E: Element> Plan<E> {
         if let Some((table, entries, zero)) = &self.bias {
             let table = &table[head * (table.len() / self.config.heads)..];
             for (i, row) in scores.chunks_exact_mut(keys.len().max(1)).enumerate() {
+                let place = self.place(self.queries.length(segment), keys.len(), first + i);
                 for (j, s) in row.iter_mut().enumerate() {
-                    *s += table[entries[distance(j, first + i, *zero, entries.len())] as usize];
+                    *s += table[entries[distance(j, place, *zero, entries.len())] as usize];
                 }
             }
         }
@@ -263,9 +268,26 @@ impl<E: Element> Plan<E> {
         Matrix::strided(x.get(row * stride + head * dim..).unwrap_or(&[]), rows, dim, stride)
     }
 
-    /// How many of `keys` the query at `place` of `queries` sees.
-    fn visible(&self, queries: usize, keys: usize, place: usize) -> usize {
-        if self.config.causal { (place + 1 + keys).saturating_sub(queries).min(keys) } else { keys }
+    /// Where query `i` of `queries` stands among `keys`.
+    fn place(&self, queries: usize, keys: usize, i: usize) -> isize {
+        if self.config.causal { (i + keys) as isize - queries as isize } else { i as isize }
+    }
+
+    /// Which of `keys` query `i` of `queries` sees.
+    fn visible(&self, queries: usize, keys: usize, i: usize) -> Range<usize> {
+        let place = self.place(queries, keys, i);
+        let within = |end: isize| end.clamp(0, keys as isize) as usize;
+        // A window as wide as everything hides nothing.
+        let reach = self.config.window.unwrap_or(usize::MAX).min(queries + keys) as isize;
+        let end = within(place + 1 + if self.config.causal { 0 } else { reach });
+        within(place - reach).min(end)..end
+    }
+
+    /// Softmax over the scores seen, zeros elsewhere; returns log Σ exp.
+    fn weigh(&self, row: &mut [E], seen: Range<usize>) -> E {
+        let (before, row) = row.split_at_mut(seen.start);
+        before.fill(E::ZERO);
+        softmax_row(row, seen.len())
     }
 
     /// Zeroes dropped weights and enlarges the others, in one row.
@@ -281,9 +303,9 @@ impl<E: Element> Plan<E> {
     }
 }
 
-/// The index into the bias entries for key place `j` and query place `i`.
-fn distance(j: usize, i: usize, zero: usize, len: usize) -> usize {
-    (zero + j).saturating_sub(i).min(len - 1)
+/// The index into the bias entries for key `j` and a query's place.
+fn distance(j: usize, place: isize, zero: usize, len: usize) -> usize {
+    ((zero + j) as isize - place).clamp(0, len as isize - 1) as usize
 }
 
 fn blocks(rows: usize) -> impl Iterator<Item = (usize, usize)> {
@@ -328,7 +350,7 @@ unsafe fn forward_block<E: Element>(
     for i in 0..count {
         let row = queries.start + first + i;
         let scores = &mut scores[i * keys.len()..(i + 1) * keys.len()];
-        let log = softmax_row(scores, plan.visible(queries.len(), keys.len(), first + i));
+        let log = plan.weigh(scores, plan.visible(queries.len(), keys.len(), first + i));
         // SAFETY: row and head lie within `lse`, and are this block's own.
         unsafe { *lse.0.add(row * heads + head) = log };
         plan.drop_weights(scores, row, head);
@@ -405,7 +427,9 @@ unsafe fn backward_task<E: Element>(
             let mut p = plan.scores(saved.q, saved.k, segment, head, first, count);
             for (i, row) in p.chunks_exact_mut(keys.len().max(1)).enumerate().take(count) {
                 let seen = plan.visible(queries.len(), keys.len(), first + i);
-                exponentials(row, seen, saved.lse[(row0 + i) * heads + head]);
+                let (before, row) = row.split_at_mut(seen.start);
+                before.fill(E::ZERO);
+                exponentials(row, seen.len(), saved.lse[(row0 + i) * heads + head]);
             }
             let d_head = plan.head(saved.d, row0, count, head, heads, value_dim);
             let mut dp = Buffer::<E>::any(count * keys.len());
@@ -431,8 +455,9 @@ unsafe fn backward_task<E: Element>(
             if let Some((_, entries, zero)) = &plan.bias {
                 let base = (segment * heads + head) * into.entries;
                 for (i, row) in dp.chunks_exact(keys.len().max(1)).enumerate() {
+                    let place = plan.place(queries.len(), keys.len(), first + i);
                     for (j, x) in row.iter().enumerate() {
-                        let e = entries[distance(j, first + i, *zero, entries.len())] as usize;
+                        let e = entries[distance(j, place, *zero, entries.len())] as usize;
                         // SAFETY: this (segment, head)'s own partial sums.
                         unsafe { *into.bias.0.add(base + e) += *x };
                     }
@@ -519,7 +544,11 @@ mod tests {
             for h in 0..c.heads {
                 let g = h / (c.heads / c.kv_heads);
                 for i in 0..qs.len() {
-                    let seen = if c.causal { (i + 1 + ks.len()).saturating_sub(qs.len()) } else { ks.len() };
+                    let place = if c.causal { i as i64 + ks.len() as i64 - qs.len() as i64 } else { i as i64 };
+                    let sees = |j: usize| {
+                        (!c.causal || j as i64 <= place)
+                            && c.window.is_none_or(|w| (j as i64 - place).unsigned_abs() <= w as u64)
+                    };
                     let score = |j: usize| -> f64 {
                         let s: f64 = (0..dim)
                             .map(|x| {
@@ -529,9 +558,10 @@ mod tests {
                             .sum();
                         (s * c.scale.unwrap_or(1.0 / (dim as f64).sqrt()) + bias(h, i, j)).exp()
                     };
-                    let total: f64 = (0..seen).map(score).sum();
+                    let total: f64 = (0..ks.len()).filter(|j| sees(*j)).map(score).sum();
                     for x in 0..value_dim {
-                        out[(qs.start + i) * c.heads * value_dim + h * value_dim + x] = (0..seen)
+                        out[(qs.start + i) * c.heads * value_dim + h * value_dim + x] = (0..ks.len())
+                            .filter(|j| sees(*j))
                             .map(|j| {
                                 score(j) / total * v.data()[(ks.start + j) * c.kv_heads * value_dim + g * value_dim + x]
                             })
@@ -552,7 +582,10 @@ mod tests {
             (Attention { causal: true, ..plain.clone() }, own.clone(), own.clone()),
             (Attention { kv_heads: 1, scale: Some(0.3), ..plain.clone() }, own.clone(), own.clone()),
             (plain.clone(), own.clone(), cross.clone()),
-            (Attention { causal: true, kv_heads: 1, ..plain }, own, cross),
+            (Attention { causal: true, kv_heads: 1, ..plain.clone() }, own.clone(), cross.clone()),
+            (Attention { window: Some(1), ..plain.clone() }, own.clone(), own.clone()),
+            (Attention { window: Some(1), causal: true, ..plain.clone() }, own.clone(), own.clone()),
+            (Attention { window: Some(2), causal: true, kv_heads: 1, ..plain }, own, cross),
         ]
     }
 
@@ -616,6 +649,23 @@ mod tests {
             assert!((g - w).abs() < 1e-12, "{g} is not {w}");
         }
         gradients(&all, run)
+    }
+
+    #[test]
+    fn a_relative_bias_follows_new_queries_of_a_past() -> Result<()> {
+        let (c, whole) = (Attention { causal: true, ..Attention::new(2) }, Offsets::from_lengths([5]));
+        let table = Var::constant(random(&[5, 2], "table"));
+        let bias = RelativeBias { table: &table, entries: [0, 1, 2, 3, 4].into(), zero: 4 };
+        let [q, k, v] = inputs(&c, &whole, &whole);
+        let last = Tensor::from_slice(&[2, 6], &q.data()[18..])?;
+        let [q, last, k, v] = [q, last, k, v].map(Var::constant);
+        let tape = Tape::inference();
+        let all = attention(&tape, (&q, &k, &v), (&whole, &whole), &c, Some(&bias))?;
+        let new = attention(&tape, (&last, &k, &v), (&Offsets::from_lengths([2]), &whole), &c, Some(&bias))?;
+        for (a, b) in all.data()[12..].iter().zip(new.data()) {
+            assert!((a - b).abs() < 1e-12, "{a} is not {b}");
+        }
+        Ok(())
     }
 
     #[test]

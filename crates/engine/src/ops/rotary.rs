@@ -6,43 +6,54 @@ use crate::{Element, EngineError, Result, Tape, Tensor, Var};
 use std::sync::Arc;
 
 /// How rotary embeddings turn the features of a head.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rotary {
     /// The number of heads in a row.
     pub heads: usize,
-    /// How many leading features of each head are turned (even).
-    pub dims: usize,
-    /// The base of the wavelengths, 10000 in the paper.
-    pub base: f64,
+    /// Radians per position of each pair of features; twice as many leading
+    /// features of each head are turned.
+    pub frequencies: Arc<[f64]>,
     /// Pairs are neighbours (2i, 2i+1) as in the paper and GPT-J; otherwise
-    /// (i, i + dims/2) as in Llama and GPT-NeoX.
+    /// (i, i + pairs) as in Llama and GPT-NeoX.
     pub interleaved: bool,
+    /// What turned features are multiplied by (YaRN, Peng et al. 2023); 1 in
+    /// the paper.
+    pub amplitude: f64,
+}
+
+impl Rotary {
+    /// The paper's: pair i of the leading `dims` features is turned by
+    /// base^(−2i/dims) per position; pairs are (i, i + dims/2).
+    pub fn new(heads: usize, dims: usize, base: f64) -> Self {
+        let frequencies = (0..dims / 2).map(|i| base.powf(-2.0 * i as f64 / dims as f64)).collect();
+        Self { heads, frequencies, interleaved: false, amplitude: 1.0 }
+    }
 }
 
 /// Turns queries or keys `[rows, heads * head_dim]` by their positions
-/// (`[rows]`): pair i by the angle position · base^(−2i/dims).
+/// (`[rows]`): pair i by the angle position · frequencies\[i\].
 ///
 /// # Errors
-/// When the shapes do not fit or `dims` is odd or exceeds the head.
-pub fn rotary<E: Element>(tape: &Tape<E>, x: &Var<E>, positions: &[u32], config: Rotary) -> Result<Var<E>> {
+/// When the shapes do not fit or there are more pairs than the head has.
+pub fn rotary<E: Element>(tape: &Tape<E>, x: &Var<E>, positions: &[u32], config: &Rotary) -> Result<Var<E>> {
     let (rows, cols) = matrix("rotary", "x", x)?;
-    let Rotary { heads, dims, base, .. } = config;
-    if heads == 0 || cols % heads != 0 || dims % 2 != 0 || dims > cols / heads {
+    let Rotary { heads, interleaved, amplitude, .. } = *config;
+    let half = config.frequencies.len();
+    if heads == 0 || cols % heads != 0 || 2 * half > cols / heads {
         return Err(EngineError::setting(
             "rotary",
-            format!("{dims} of the features of {heads} heads in {cols} columns"),
+            format!("{} of the features of {heads} heads in {cols} columns", 2 * half),
         ));
     }
     if positions.len() != rows {
         return Err(EngineError::setting("rotary", format!("{} positions for {rows} rows", positions.len())));
     }
-    let half = dims / 2;
     let table: Arc<[(E, E)]> = positions
         .iter()
         .flat_map(|&p| {
-            (0..half).map(move |i| {
-                let angle = f64::from(p) * base.powf(-2.0 * i as f64 / dims as f64);
-                (E::of(angle.cos()), E::of(angle.sin()))
+            config.frequencies.iter().map(move |frequency| {
+                let angle = f64::from(p) * frequency;
+                (E::of(angle.cos() * amplitude), E::of(angle.sin() * amplitude))
             })
         })
         .collect();
@@ -53,7 +64,7 @@ pub fn rotary<E: Element>(tape: &Tape<E>, x: &Var<E>, positions: &[u32], config:
                 let angles = &table[(first + r) * half..][..half];
                 for head in row.chunks_exact_mut(cols / heads) {
                     for (i, (cos, sin)) in angles.iter().enumerate() {
-                        let (a, b) = if config.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+                        let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
                         let (x, y) = (head[a], head[b]);
                         head[a] = x * *cos - y * *sin * sign;
                         head[b] = y * *cos + x * *sin * sign;
@@ -78,13 +89,13 @@ mod tests {
     use crate::check::{gradients, random};
 
     fn config(interleaved: bool) -> Rotary {
-        Rotary { heads: 2, dims: 4, base: 100.0, interleaved }
+        Rotary { interleaved, amplitude: 1.3, ..Rotary::new(2, 4, 100.0) }
     }
 
     #[test]
     fn gradients_match_finite_differences() -> Result<()> {
         for interleaved in [false, true] {
-            gradients(&[random(&[3, 12], "x")], |t, v| rotary(t, &v[0], &[0, 5, 2], config(interleaved)))?;
+            gradients(&[random(&[3, 12], "x")], |t, v| rotary(t, &v[0], &[0, 5, 2], &config(interleaved)))?;
         }
         Ok(())
     }
@@ -94,8 +105,8 @@ mod tests {
         let tape = Tape::<f64>::inference();
         let (q, k) = (Var::constant(random(&[1, 8], "q")), Var::constant(random(&[1, 8], "k")));
         let score = |a: u32, b: u32| -> Result<f64> {
-            let c = Rotary { heads: 1, dims: 8, base: 100.0, interleaved: false };
-            let (q, k) = (rotary(&tape, &q, &[a], c)?, rotary(&tape, &k, &[b], c)?);
+            let c = Rotary::new(1, 8, 100.0);
+            let (q, k) = (rotary(&tape, &q, &[a], &c)?, rotary(&tape, &k, &[b], &c)?);
             Ok(q.data().iter().zip(k.data()).map(|(x, y)| x * y).sum())
         };
         assert!((score(3, 1)? - score(9, 7)?).abs() < 1e-12);
@@ -107,7 +118,7 @@ mod tests {
     fn wrong_settings_are_refused() {
         let x = Var::constant(Tensor::<f32>::zeros(&[2, 12]));
         let tape = Tape::inference();
-        assert!(rotary(&tape, &x, &[0, 1], Rotary { dims: 3, ..config(false) }).is_err());
-        assert!(rotary(&tape, &x, &[0], config(false)).is_err());
+        assert!(rotary(&tape, &x, &[0, 1], &Rotary::new(2, 8, 100.0)).is_err());
+        assert!(rotary(&tape, &x, &[0], &config(false)).is_err());
     }
 }

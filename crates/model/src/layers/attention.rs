@@ -1,9 +1,11 @@
 //! Multi-head attention with its projections.
 
-use super::{BlockConfig, LayerNorm, Linear, Surroundings};
+use super::cache::{Memory, Past};
+use super::{BlockConfig, LayerNorm, Linear, Surroundings, rotary};
 use crate::{Context, Result};
 use sensorium_engine::{Builder, Offsets, Var, ops};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Which projections of an attention have biases, where they differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +37,8 @@ pub struct MultiHeadAttention {
     head_dim: usize,
     causal: bool,
     scale: Option<f64>,
-    rotary_base: Option<f64>,
+    rotary: Option<ops::Rotary>,
+    window: Option<usize>,
     dropout: f64,
     query: Linear,
     key: Linear,
@@ -63,7 +66,8 @@ impl MultiHeadAttention {
             head_dim: dim,
             causal: c.causal && !memory,
             scale: c.attention_scale,
-            rotary_base: c.rotary_base.filter(|_| !memory),
+            rotary: rotary::rotary(c).filter(|_| !memory),
+            window: c.window.filter(|_| !memory),
             dropout: c.attention_dropout,
             query: linear(b, "query", c.hidden, wide, bias.query)?,
             key: linear(b, "key", c.hidden, narrow, bias.key)?,
@@ -73,31 +77,50 @@ impl MultiHeadAttention {
         })
     }
 
-    /// Attention of tokens `[tokens, hidden]` to each other, within segments.
+    /// Attention of tokens `[tokens, hidden]` to each other, within segments;
+    /// with a past, also to the tokens of it, which they follow and join.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn forward(&self, cx: &Context<'_>, x: &Var, around: &Surroundings<'_>) -> Result<Var> {
+    pub(crate) fn forward(
+        &self,
+        cx: &Context<'_>,
+        x: &Var,
+        around: &Surroundings<'_>,
+        past: Option<&mut Past>,
+    ) -> Result<Var> {
         let (mut q, mut k) = (self.queries(cx, x)?, self.keys(cx, x)?);
-        if let Some(base) = self.rotary_base {
-            let positions: Vec<u32> = around.segments.ranges().flat_map(|r| 0..r.len() as u32).collect();
-            let turn = |x: &Var, heads| {
-                let rotary = ops::Rotary { heads, dims: self.head_dim, base, interleaved: false };
-                ops::rotary(cx.tape, x, &positions, rotary)
-            };
+        if let Some(rotary) = &self.rotary {
+            let start = |segment| past.as_ref().map_or(0, |p| p.tokens(segment)) as u32;
+            let places = |(i, r): (usize, Range<usize>)| start(i)..start(i) + r.len() as u32;
+            let positions: Vec<u32> = around.segments.ranges().enumerate().flat_map(places).collect();
+            let turn = |x: &Var, heads| ops::rotary(cx.tape, x, &positions, &ops::Rotary { heads, ..rotary.clone() });
             (q, k) = (turn(&q, self.heads)?, turn(&k, self.kv_heads)?);
         }
         let v = self.value.forward(cx, x)?;
-        self.attend(cx, (&q, &k, &v), (around.segments, around.segments), around.bias.as_ref())
+        let (k, v, keys) = match past {
+            Some(past) => past.extend((&k, &v), around.segments)?,
+            None => (k, v, around.segments.clone()),
+        };
+        self.attend(cx, (&q, &k, &v), (around.segments, &keys), around.bias.as_ref())
+    }
+
+    /// The keys and values of the tokens of a memory.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub(crate) fn project(&self, cx: &Context<'_>, memory: (&Var, &Offsets)) -> Result<Memory> {
+        let (keys, values) = (self.keys(cx, memory.0)?, self.value.forward(cx, memory.0)?);
+        Ok(Memory { keys, values, segments: memory.1.clone() })
     }
 
     /// Attention of tokens to the tokens of a memory, segment to segment.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn forward_to(&self, cx: &Context<'_>, x: &Var, segments: &Offsets, memory: (&Var, &Offsets)) -> Result<Var> {
-        let (q, k, v) = (self.queries(cx, x)?, self.keys(cx, memory.0)?, self.value.forward(cx, memory.0)?);
-        self.attend(cx, (&q, &k, &v), (segments, memory.1), None)
+    pub(crate) fn forward_to(&self, cx: &Context<'_>, x: &Var, segments: &Offsets, memory: &Memory) -> Result<Var> {
+        let q = self.queries(cx, x)?;
+        self.attend(cx, (&q, &memory.keys, &memory.values), (segments, &memory.segments), None)
     }
 
     /// The layer that it begins with.
@@ -133,6 +156,7 @@ impl MultiHeadAttention {
         let attention = ops::Attention {
             kv_heads: self.kv_heads,
             causal: self.causal,
+            window: self.window,
             scale: self.scale,
             dropout: random.map(|r| (self.dropout, r)),
             ..ops::Attention::new(self.heads)

@@ -1,6 +1,7 @@
 //! The one Transformer block; BERT, ViT, Whisper, Llama are settings of it.
 
-use super::{AttentionBias, LayerNorm, Linear, MultiHeadAttention, NormKind};
+use super::cache::{LayerCache, Memory};
+use super::{AttentionBias, LayerNorm, Linear, MultiHeadAttention, NormKind, RotaryScaling};
 use crate::{Context, ModelError, Result};
 use sensorium_engine::{Activation, Builder, Init, Offsets, ParamId, Var, ops};
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,16 @@ pub struct BlockConfig {
     /// Base of rotary positions; none without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotary_base: Option<f64>,
+    /// How rotary positions are stretched to longer texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotary_scaling: Option<RotaryScaling>,
+    /// Whether rotary positions turn neighbouring features together, not
+    /// those half a head apart.
+    #[serde(skip_serializing_if = "is_false")]
+    pub rotary_interleaved: bool,
+    /// How many tokens away a token sees others; all when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
     /// Dropout on the sublayers' outputs.
     pub dropout: f64,
     /// Dropout on attention weights.
@@ -125,6 +136,9 @@ impl Default for BlockConfig {
             cross_attention: false,
             causal: false,
             rotary_base: None,
+            rotary_scaling: None,
+            rotary_interleaved: false,
+            window: None,
             dropout: 0.1,
             attention_dropout: 0.0,
             drop_path: 0.0,
@@ -256,15 +270,35 @@ impl Block {
     /// When the shapes do not fit, or a block with cross-attention gets no
     /// memory.
     pub fn forward(&self, cx: &Context<'_>, x: &Var, around: &Surroundings<'_>) -> Result<Var> {
+        self.forward_cached(cx, x, around, None)
+    }
+
+    /// As [`Block::forward`] for tokens that follow those in a cache.
+    pub(crate) fn forward_cached(
+        &self,
+        cx: &Context<'_>,
+        x: &Var,
+        around: &Surroundings<'_>,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Var> {
+        let (past, known) = match cache {
+            Some(cache) => (Some(&mut cache.past), cache.memory.as_ref()),
+            None => (None, None),
+        };
         let x = self.sublayer(cx, x, &self.attention_norm, around, self.scales.map(|s| s.0), |y| {
-            self.attention.forward(cx, y, around)
+            self.attention.forward(cx, y, around, past)
         })?;
-        let x = match (&self.cross, around.memory) {
-            (None, _) => x,
-            (Some((cross, norm)), Some(memory)) => {
-                self.sublayer(cx, &x, norm, around, None, |y| cross.forward_to(cx, y, around.segments, memory))?
+        let x = match &self.cross {
+            None => x,
+            Some((cross, norm)) => {
+                let memory = match known {
+                    Some(memory) => Some(memory.clone()),
+                    None => self.project_memory(cx, around.memory)?,
+                };
+                let memory =
+                    memory.ok_or_else(|| ModelError::config("block", "cross-attention needs a memory to attend to"))?;
+                self.sublayer(cx, &x, norm, around, None, |y| cross.forward_to(cx, y, around.segments, &memory))?
             }
-            (Some(_), None) => return Err(ModelError::config("block", "cross-attention needs a memory to attend to")),
         };
         self.sublayer(cx, &x, &self.mlp_norm, around, self.scales.map(|s| s.1), |y| self.feed_forward(cx, y))
     }
@@ -272,6 +306,15 @@ impl Block {
     /// The layer that it begins with.
     pub(super) fn first(&self) -> &Linear {
         self.attention.first()
+    }
+
+    /// The keys and values of a memory; none without it or without
+    /// cross-attention.
+    pub(crate) fn project_memory(&self, cx: &Context<'_>, memory: Option<(&Var, &Offsets)>) -> Result<Option<Memory>> {
+        match (&self.cross, memory) {
+            (Some((cross, _)), Some(memory)) => Ok(Some(cross.project(cx, memory)?)),
+            _ => Ok(None),
+        }
     }
 
     /// x + f(norm(x)), or norm(x + f(x)), with dropout, stochastic depth and

@@ -2,14 +2,18 @@
 
 mod attention;
 mod block;
+mod cache;
 mod linear;
 mod norm;
 mod relative;
+mod rotary;
 mod transformer;
 
 pub use attention::{AttentionBias, MultiHeadAttention};
 pub use block::{ActivationName, Block, BlockConfig, NormPlace, Surroundings};
+pub use cache::KeyValueCache;
 pub use linear::Linear;
 pub use norm::{LayerNorm, NormKind};
 pub use relative::{DistanceBias, RelativePositions, RelativePositionsConfig};
+pub use rotary::RotaryScaling;
 pub use transformer::{Transformer, TransformerConfig};

@@ -1,7 +1,7 @@
 //! Learned biases on attention scores by the distance of two tokens.
 
 use crate::{Context, ModelError, Result};
-use sensorium_engine::{Builder, Init, Offsets, ParamId, Var, ops};
+use sensorium_engine::{Builder, Init, ParamId, Var, ops};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -66,11 +66,10 @@ impl RelativePositions {
         Ok(Self { config: config.clone(), table })
     }
 
-    /// The biases for segments no longer than the longest of these.
-    pub fn bias(&self, cx: &Context<'_>, segments: &Offsets) -> DistanceBias {
-        let longest = segments.longest().max(1);
+    /// The biases for segments no longer than this.
+    pub fn bias(&self, cx: &Context<'_>, longest: usize) -> DistanceBias {
         // Beyond the greatest distance every bucket is the last one.
-        let reach = (longest - 1).min(self.config.max_distance.max(1)) as i64;
+        let reach = longest.saturating_sub(1).min(self.config.max_distance.max(1)) as i64;
         let entries = (-reach..=reach).map(|d| self.config.bucket(d)).collect();
         DistanceBias { table: cx.param(self.table), entries, zero: reach as usize }
     }

@@ -1,6 +1,8 @@
 //! A stack of blocks.
 
-use super::{Block, BlockConfig, LayerNorm, NormPlace, RelativePositions, RelativePositionsConfig, Surroundings};
+use super::{
+    Block, BlockConfig, KeyValueCache, LayerNorm, NormPlace, RelativePositions, RelativePositionsConfig, Surroundings,
+};
 use crate::adapters::Prepended;
 use crate::{Context, ModelError, Result};
 use sensorium_engine::{Builder, Offsets, Var};
@@ -23,12 +25,27 @@ pub struct TransformerConfig {
     /// A bias on attention scores by distance, shared by all layers (T5, MPNet).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relative_positions: Option<RelativePositionsConfig>,
+    /// Layers that see everything whatever the block's `window`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub global_layers: Vec<usize>,
+    /// Base of rotary positions in the layers with a window, where it is not
+    /// the block's (ModernBERT).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_rotary_base: Option<f64>,
 }
 
 impl Default for TransformerConfig {
     fn default() -> Self {
         let block = BlockConfig::default();
-        Self { layers: 2, block, shared: false, final_norm: None, relative_positions: None }
+        Self {
+            layers: 2,
+            block,
+            shared: false,
+            final_norm: None,
+            relative_positions: None,
+            global_layers: Vec::new(),
+            local_rotary_base: None,
+        }
     }
 }
 
@@ -38,6 +55,7 @@ impl Default for TransformerConfig {
 pub struct Transformer {
     blocks: Vec<Block>,
     layers: usize,
+    causal: bool,
     relative: Option<RelativePositions>,
     norm: Option<LayerNorm>,
 }
@@ -59,7 +77,12 @@ impl Transformer {
         let blocks = (0..distinct)
             .map(|i| {
                 let depth = (i + 1) as f64 / distinct as f64;
-                let block = BlockConfig { drop_path: c.drop_path * depth, ..c.clone() };
+                let mut block = BlockConfig { drop_path: c.drop_path * depth, ..c.clone() };
+                if config.global_layers.contains(&i) {
+                    block.window = None;
+                } else if c.window.is_some() && c.rotary_base.is_some() {
+                    block.rotary_base = config.local_rotary_base.or(c.rotary_base);
+                }
                 Block::new(&mut b.scope(format_args!("layer.{i}")), &block)
             })
             .collect::<Result<_>>()?;
@@ -72,7 +95,7 @@ impl Transformer {
         } else {
             None
         };
-        Ok(Self { blocks, layers: config.layers, relative, norm })
+        Ok(Self { blocks, layers: config.layers, causal: c.causal, relative, norm })
     }
 
     /// `[tokens, hidden]` to the same; attention within `segments`.
@@ -92,21 +115,85 @@ impl Transformer {
             Some(block) => cx.prompted(block.first(), &x, around.segments)?,
             None => None,
         };
-        let Some((x, prompt)) = prompted else { return self.stack(cx, x, around, None) };
-        self.stack(cx, x, Surroundings { segments: &prompt.segments, ..around }, Some(&prompt))
+        let Some((x, prompt)) = prompted else { return self.stack(cx, x, around, None, None) };
+        self.stack(cx, x, Surroundings { segments: &prompt.segments, ..around }, Some(&prompt), None)
+    }
+
+    /// A cache for sequences without tokens, the keys and values of a memory
+    /// computed for every layer.
+    ///
+    /// # Errors
+    /// When the blocks attend to a memory and there is none or it does not
+    /// fit, or the stack is not causal.
+    pub fn cache(&self, cx: &Context<'_>, sequences: usize, memory: Option<(&Var, &Offsets)>) -> Result<KeyValueCache> {
+        if !self.causal {
+            return Err(ModelError::config("transformer", "only a causal stack can keep its keys and values"));
+        }
+        if let Some((_, segments)) = memory.filter(|m| m.1.segments() != sequences) {
+            let problem = format!("a memory of {} segments for {sequences} sequences", segments.segments());
+            return Err(ModelError::config("transformer", problem));
+        }
+        let mut cache = KeyValueCache::new(self.layers, sequences);
+        for layer in 0..self.layers {
+            cache.layer(layer).memory = self.blocks[layer % self.blocks.len()].project_memory(cx, memory)?;
+        }
+        Ok(cache)
+    }
+
+    /// The next tokens `[tokens, hidden]` of the cached sequences, segment i
+    /// of sequence i, to the same; the cache grows by them. Without
+    /// gradients.
+    ///
+    /// # Errors
+    /// When the shapes do not fit, or the cache is of another stack.
+    pub fn forward_cached(
+        &self,
+        cx: &Context<'_>,
+        x: Var,
+        segments: &Offsets,
+        cache: &mut KeyValueCache,
+    ) -> Result<Var> {
+        let (layers, sequences) = (cache.layers(), cache.lengths().len());
+        if layers != self.layers || sequences != segments.segments() {
+            return Err(ModelError::config(
+                "transformer",
+                format!(
+                    "a cache of {layers} layers and {sequences} sequences for {} layers and {} segments",
+                    self.layers,
+                    segments.segments()
+                ),
+            ));
+        }
+        if let Some(block) = self.blocks.first()
+            && cx.prompted(block.first(), &x, segments)?.is_some()
+        {
+            let problem = "the tokens that an adapter puts in front do not pass through a key/value cache";
+            return Err(ModelError::config("transformer", problem));
+        }
+        let x = self.stack(cx, x, Surroundings::of(segments), None, Some(cache))?;
+        cache.grow(segments);
+        Ok(x)
     }
 
     /// All blocks and the last norm; tokens in front that adapters have put
     /// there are taken off again.
-    fn stack(&self, cx: &Context<'_>, x: Var, around: Surroundings<'_>, prompt: Option<&Prepended>) -> Result<Var> {
+    fn stack(
+        &self,
+        cx: &Context<'_>,
+        x: Var,
+        around: Surroundings<'_>,
+        prompt: Option<&Prepended>,
+        mut cache: Option<&mut KeyValueCache>,
+    ) -> Result<Var> {
         let own = |x: &Var| prompt.map_or_else(|| Ok(x.clone()), |p| p.strip(cx, x));
-        let bias = self.relative.as_ref().map(|relative| relative.bias(cx, around.segments));
+        let longest = cache.as_ref().map_or(around.segments.longest(), |c| c.longest_with(around.segments));
+        let bias = self.relative.as_ref().map(|relative| relative.bias(cx, longest));
         let around = Surroundings { bias: bias.as_ref().map(|b| b.of()).or(around.bias), ..around };
         let mut x = x;
         for layer in 0..self.layers {
             // A shared block stands for every layer.
             let block = &self.blocks[layer % self.blocks.len()];
-            x = block.forward(cx, &x, &around)?;
+            x = block.forward_cached(cx, &x, &around, cache.as_mut().map(|c| c.layer(layer)))?;
             cx.keep_hidden(&own(&x)?);
         }
         let x = own(&x)?;

@@ -89,7 +89,12 @@ fn masked_lm(c: &Config, hidden: usize, width: usize) -> Result<HeadConfig> {
 }
 
 /// A linear classifier; the number of classes is told by its labels.
-fn classifier(c: &Config, input: HeadInput, inputs: usize, dense: Option<ActivationName>) -> Result<HeadConfig> {
+pub(super) fn classifier(
+    c: &Config,
+    input: HeadInput,
+    inputs: usize,
+    dense: Option<ActivationName>,
+) -> Result<HeadConfig> {
     // Taggers share the names of classifiers, but answer for every token.
     let tagger = c.get("architectures").is_some_and(|a| a.to_string().contains("ForTokenClassification"));
     let (input, dense) = if tagger { (HeadInput::Tokens, None) } else { (input, dense) };

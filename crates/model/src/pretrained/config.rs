@@ -57,6 +57,14 @@ impl Config {
         if self.has(key) { self.usize(key) } else { Ok(default) }
     }
 
+    /// A number.
+    ///
+    /// # Errors
+    /// When the key is absent or not a number.
+    pub fn f64(&self, key: &str) -> Result<f64> {
+        self.get(key).and_then(Value::as_f64).ok_or_else(|| self.wrong(key, "a number"))
+    }
+
     /// A number with a default.
     ///
     /// # Errors
@@ -64,7 +72,7 @@ impl Config {
     pub fn f64_or(&self, key: &str, default: f64) -> Result<f64> {
         match self.get(key) {
             None => Ok(default),
-            Some(v) => v.as_f64().ok_or_else(|| self.wrong(key, "a number")),
+            Some(_) => self.f64(key),
         }
     }
 

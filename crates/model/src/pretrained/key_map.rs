@@ -47,6 +47,8 @@ struct Rule {
     ours: String,
     theirs: String,
     convert: Convert,
+    /// Whether their name never stands behind a prefix.
+    rooted: bool,
 }
 
 /// The names of a part of a checkpoint: rules from our names to theirs, the
@@ -89,7 +91,15 @@ impl KeyMap {
     /// Our name from theirs, the values converted.
     #[must_use]
     pub fn convert(mut self, ours: &str, theirs: &str, convert: Convert) -> Self {
-        self.rules.push(Rule { ours: ours.into(), theirs: theirs.into(), convert });
+        self.rules.push(Rule { ours: ours.into(), theirs: theirs.into(), convert, rooted: false });
+        self
+    }
+
+    /// Our name from theirs, which no prefix stands before (the output of a
+    /// decoder, beside the model that makes its hidden states).
+    #[must_use]
+    pub fn rooted(mut self, ours: &str, theirs: &str) -> Self {
+        self.rules.push(Rule { ours: ours.into(), theirs: theirs.into(), convert: Convert::Same, rooted: true });
         self
     }
 
@@ -108,7 +118,7 @@ impl KeyMap {
             self.rules.push(Rule {
                 ours: format!("{ours}{}", rule.ours),
                 theirs: format!("{theirs}{}", rule.theirs),
-                convert: rule.convert,
+                ..rule.clone()
             });
         }
         self.ignored.extend(other.ignored.iter().map(|p| format!("{theirs}{p}")));
@@ -120,16 +130,17 @@ impl KeyMap {
         self.find(ours).map(|(name, _)| name)
     }
 
-    fn find(&self, ours: &str) -> Option<(String, Convert)> {
+    /// Their name, without a prefix, and the rule.
+    fn find(&self, ours: &str) -> Option<(String, &Rule)> {
         self.rules.iter().find_map(|rule| {
             let captured = captures(&rule.ours, ours)?;
-            Some((fill(&rule.theirs, &captured), rule.convert))
+            Some((fill(&rule.theirs, &captured), rule))
         })
     }
 
     /// Whether a tensor of theirs, without its prefix, belongs to this part.
     fn claims(&self, theirs: &str) -> bool {
-        let patterns = self.rules.iter().map(|r| &r.theirs).chain(&self.ignored);
+        let patterns = self.rules.iter().filter(|r| !r.rooted).map(|r| &r.theirs).chain(&self.ignored);
         patterns.into_iter().any(|p| captures(p, theirs).is_some())
     }
 
@@ -151,7 +162,9 @@ impl KeyMap {
 
     /// Whether a tensor of the checkpoint, with its prefix, belongs to this part.
     pub(crate) fn claims_in(&self, checkpoint: &Checkpoint, name: &str) -> bool {
+        let rooted = self.rules.iter().filter(|r| r.rooted).map(|r| &r.theirs).chain(&self.ignored);
         name.strip_prefix(self.prefix(checkpoint)).is_some_and(|n| self.claims(n))
+            || rooted.into_iter().any(|p| captures(p, name).is_some())
     }
 
     /// Whether a checkpoint has this part: something of its first rule.
@@ -230,7 +243,11 @@ impl Mapped<'_> {
 
     /// The checkpoint's name of a parameter of ours.
     pub fn tensor_name(&self, ours: &str) -> Option<String> {
-        Some(format!("{}{}", self.prefix, self.map.theirs(ours)?))
+        self.map.find(ours).map(|(name, rule)| self.full(&name, rule))
+    }
+
+    fn full(&self, name: &str, rule: &Rule) -> String {
+        format!("{}{name}", if rule.rooted { "" } else { self.prefix })
     }
 
     fn converted(&self, name: &str, convert: Convert, dims: &[usize]) -> std::result::Result<Tensor, String> {
@@ -298,7 +315,7 @@ fn transposed(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 impl Weights for Mapped<'_> {
     fn tensor(&self, name: &str, dims: &[usize]) -> std::result::Result<Tensor, EngineError> {
         let result = match self.map.find(name) {
-            Some((theirs, convert)) => self.converted(&format!("{}{theirs}", self.prefix), convert, dims),
+            Some((theirs, rule)) => self.converted(&self.full(&theirs, rule), rule.convert, dims),
             None => Err(format!("no name in the checkpoint is known for {name}")),
         };
         Ok(result.unwrap_or_else(|problem| {

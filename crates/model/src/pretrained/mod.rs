@@ -12,8 +12,10 @@ mod bert;
 mod clip;
 mod config;
 mod dinov2;
+mod gpt2;
 mod grid;
 mod key_map;
+mod llama;
 mod siglip;
 mod vit;
 
@@ -23,7 +25,9 @@ pub use key_map::{Convert, KeyMap, Mapped};
 use crate::checkpoint::Checkpoint;
 use crate::heads::{Head, HeadConfig};
 use crate::towers::Pooling;
-use crate::{ImageText, ImageTextConfig, ModelError, Result, Tower, TowerConfig};
+use crate::{
+    Decoder, DecoderConfig, DecoderOutput, ImageText, ImageTextConfig, ModelError, Result, Tower, TowerConfig,
+};
 use sensorium_engine::{Builder, Params};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -51,6 +55,11 @@ pub const FAMILIES: &[Family] = &[
     clip::CLIP,
     clip::CHINESE_CLIP,
     siglip::SIGLIP,
+    gpt2::GPT2,
+    llama::LLAMA,
+    llama::MISTRAL,
+    llama::QWEN2,
+    llama::QWEN3,
 ];
 
 /// What a part of a checkpoint is.
@@ -62,6 +71,8 @@ pub enum PartConfig {
     Head(HeadConfig),
     /// A tower of texts, one of pictures, and the scale of their similarity.
     ImageText(Box<ImageTextConfig>),
+    /// Texts token by token.
+    Decoder(Box<DecoderConfig>),
 }
 
 /// A part of a checkpoint: what it is, and the names of its tensors.
@@ -89,6 +100,20 @@ impl Part {
     /// A pair of towers and the scale of their similarity.
     pub fn image_text(name: &'static str, config: ImageTextConfig, keys: KeyMap) -> Self {
         Self { name, config: PartConfig::ImageText(Box::new(config)), keys }
+    }
+
+    /// A decoder.
+    pub fn decoder(name: &'static str, config: DecoderConfig, keys: KeyMap) -> Self {
+        Self { name, config: PartConfig::Decoder(Box::new(config)), keys }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.config {
+            PartConfig::Tower(_) => "tower",
+            PartConfig::Head(_) => "head",
+            PartConfig::ImageText(_) => "pair of towers",
+            PartConfig::Decoder(_) => "decoder",
+        }
     }
 }
 
@@ -142,6 +167,12 @@ impl Pretrained {
                 },
                 PartConfig::ImageText(pair) => siglip::settle_padding(&mut pair.text, &folder)?,
                 PartConfig::Head(_) => {}
+                // Some checkpoints hold only what makes hidden states.
+                PartConfig::Decoder(decoder) => {
+                    if decoder.output == DecoderOutput::Untied && !has("decoder.output.weight") {
+                        decoder.output = DecoderOutput::None;
+                    }
+                }
             }
         }
         Ok(Self { folder, config, checkpoint, family, parts })
@@ -190,7 +221,7 @@ impl Pretrained {
     pub fn tower_config(&self, name: &str) -> Result<&TowerConfig> {
         match &self.part(name)?.config {
             PartConfig::Tower(config) => Ok(config),
-            _ => Err(self.problem(format!("{name} is not a tower"))),
+            _ => Err(self.wrong_kind(name, "tower")),
         }
     }
 
@@ -221,7 +252,7 @@ impl Pretrained {
     pub fn load_head(&self, name: &str, params: &mut Params) -> Result<Head> {
         match &self.part(name)?.config {
             PartConfig::Head(config) => self.load_into(params, name, |b| Head::new(b, config)),
-            _ => Err(self.problem(format!("{name} is not a head"))),
+            _ => Err(self.wrong_kind(name, "head")),
         }
     }
 
@@ -237,6 +268,34 @@ impl Pretrained {
         let mut params = Params::new();
         let pair = self.load_into(&mut params, "image_text", |b| ImageText::new(b, config))?;
         Ok((pair, params))
+    }
+
+    /// The configuration of a decoder.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn decoder_config(&self, name: &str) -> Result<&DecoderConfig> {
+        match &self.part(name)?.config {
+            PartConfig::Decoder(config) => Ok(config),
+            _ => Err(self.wrong_kind(name, "decoder")),
+        }
+    }
+
+    /// A decoder with its weights, after the parameters of its encoder if it
+    /// has one. Embeddings that a checkpoint stores once for both become two
+    /// tables; to keep one, give the encoder's to [`Decoder::sharing`] within
+    /// [`Pretrained::load_into`].
+    ///
+    /// # Errors
+    /// When there is none, or tensors are missing or of another shape.
+    pub fn load_decoder(&self, name: &str, params: &mut Params) -> Result<Decoder> {
+        let config = self.decoder_config(name)?;
+        self.load_into(params, name, |b| Decoder::new(b, config))
+    }
+
+    fn wrong_kind(&self, name: &str, expected: &str) -> ModelError {
+        let is = self.part(name).map_or("nothing", Part::kind);
+        self.problem(format!("{name} is a {is}, not a {expected}"))
     }
 
     /// Builds any module from the weights of a part, its parameters after

@@ -37,7 +37,8 @@ impl AttentionPool {
         let n = offsets.segments();
         let queries = ops::gather_rows(cx.tape, &cx.param(self.query), &vec![0; n])?;
         let single = Offsets::from_lengths(vec![1; n]);
-        let y = self.attention.forward_to(cx, &queries, &single, (x, offsets))?;
+        let memory = self.attention.project(cx, (x, offsets))?;
+        let y = self.attention.forward_to(cx, &queries, &single, &memory)?;
         let inner = self.up.forward_with(cx, &self.norm.forward(cx, &y)?, self.activation.into())?;
         Ok(ops::add(cx.tape, &self.down.forward(cx, &inner)?, &y)?)
     }

@@ -1,0 +1,92 @@
+//! Decoders: logits, hidden states and gradients of whole texts, and the same
+//! logits from texts that grow token by token.
+
+use crate::harness::{Case, Folders, Run, check_towers};
+use crate::text::texts;
+use sensorium_engine::{Offsets, Params, Tape, Var};
+use sensorium_model::{Context, Decoder};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Lists of token numbers under a name, packed.
+fn tokens(inputs: &Value, name: &str) -> (Vec<u32>, Offsets) {
+    let texts: Vec<Vec<u32>> = serde_json::from_value(inputs[name].clone()).expect("lists of token numbers");
+    (texts.concat(), Offsets::from_lengths(texts.iter().map(Vec::len)))
+}
+
+fn check_decoder(name: &str) {
+    let case = Case::read(name);
+    let folders = Folders::of(name, &case);
+    for run in &case.runs {
+        let mut params = Params::new();
+        let decoder = folders.model.load_decoder(&run.part, &mut params).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (tokens, segments) = tokens(&run.inputs, "tokens");
+        let tape = Tape::new();
+        let cx = Context::inference(&tape, &params).keeping_hidden();
+        let hidden = decoder.hidden(&cx, &tokens, &segments, None).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let logits = decoder.logits(&cx, &hidden).unwrap_or_else(|e| panic!("{name}: {e}"));
+        // With one layer, the reference's first hidden state is the last one.
+        let mut layers = cx.take_hidden();
+        let first = if layers.len() > 1 { layers.swap_remove(0) } else { hidden.clone() };
+        let outputs = BTreeMap::from([("logits", logits), ("hidden", hidden), ("hidden_1", first)]);
+        drop(cx);
+        check_growing(name, run, &decoder, &params, (&tokens, &segments), None);
+        folders.compare(name, run, &[run.part.as_str()], tape, &params, &outputs);
+    }
+}
+
+/// Token by token, from a key/value cache.
+fn check_growing(
+    name: &str,
+    run: &Run,
+    decoder: &Decoder,
+    params: &Params,
+    (tokens, segments): (&[u32], &Offsets),
+    memory: Option<(&Var, &Offsets)>,
+) {
+    let tape = Tape::inference();
+    let cx = Context::inference(&tape, params);
+    let mut cache = decoder.cache(&cx, segments.segments(), memory).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let (dims, expected) = &run.outputs["logits"];
+    let mut worst: f32 = 0.0;
+    for place in 0..segments.longest() {
+        let new: Vec<usize> = segments.ranges().filter_map(|r| r.clone().nth(place)).collect();
+        let lengths = segments.ranges().map(|r| usize::from(place < r.len()));
+        let ids: Vec<u32> = new.iter().map(|at| tokens[*at]).collect();
+        let hidden = decoder.hidden_step(&cx, &ids, &Offsets::from_lengths(lengths), &mut cache);
+        let logits = hidden.and_then(|h| decoder.logits(&cx, &h)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for (row, at) in logits.data().chunks_exact(dims[1]).zip(&new) {
+            let expected = &expected[at * dims[1]..(at + 1) * dims[1]];
+            worst = row.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);
+        }
+    }
+    println!("{name}: token by token, logits differ by {worst:.1e}");
+    assert!(worst <= 1e-4, "{name}: token by token, logits differ by {worst:e}");
+}
+
+macro_rules! cases {
+    ($check:expr; $($name:ident),* $(,)?) => {$(
+        #[test]
+        fn $name() {
+            $check(stringify!($name));
+        }
+    )*};
+}
+
+cases!(
+    check_decoder;
+    gpt2,
+    gpt2_untied_relu,
+    llama,
+    llama_grouped_tied_biases,
+    llama_linear,
+    llama_llama3,
+    llama_yarn,
+    mistral,
+    mistral_no_window,
+    qwen2,
+    qwen2_window,
+    qwen3,
+    qwen3_biases_tied,
+);
+cases!(|name: &str| check_towers(name, texts); gpt2_text, llama_text, llama_classifier, qwen3_text);
