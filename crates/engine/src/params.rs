@@ -191,6 +191,21 @@ impl<'a, E: Element> Builder<'a, E> {
         self.params.insert(full, value)
     }
 
+    /// As [`Builder::param`], for a table of constants: element i starts as
+    /// `start(i)`, or as saved, and is not trained.
+    ///
+    /// # Errors
+    /// When the name is taken.
+    pub fn fixed(&mut self, name: &str, dims: &[usize], start: impl Fn(usize) -> f64) -> Result<ParamId> {
+        let id = self.param(name, dims, Init::Constant(0.0))?;
+        let param = self.params.get_mut(id);
+        param.trainable = false;
+        if self.saved.is_none() {
+            param.value.data_mut().iter_mut().enumerate().for_each(|(i, x)| *x = E::of(start(i)));
+        }
+        Ok(id)
+    }
+
     fn path(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
     }

@@ -10,7 +10,7 @@ pub enum Values {
     Tokens(Vec<u32>),
     /// Pictures `[segments, 3, height, width]`.
     Images(Tensor),
-    /// Log-mel frames `[frames, mels]`.
+    /// Log-mel frames `[frames, mels]`, or samples `[samples, 1]`.
     Audio(Tensor),
     /// Video frames `[frames, 3, height, width]`.
     Video(Tensor),

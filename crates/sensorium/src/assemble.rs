@@ -149,6 +149,7 @@ pub(crate) fn model_config(
                     max_positions: tokens_of_sound(p, &config.audio.strides),
                     pooling: config.audio.tower.pooling,
                     transformer: transformer("audio.tower", &config.audio.tower)?,
+                    ..AudioTowerConfig::default()
                 }),
                 Processor::Video(p) => {
                     let tower = &config.video.tower;

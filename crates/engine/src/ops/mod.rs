@@ -5,12 +5,14 @@
 mod activation;
 mod attention;
 mod concat;
+mod conv_1d;
 mod cross_entropy;
 mod dropout;
 mod element_losses;
 mod elementwise;
 mod embedding;
 mod gated;
+mod instance_norm;
 mod layer_norm;
 mod linear;
 mod loops;
@@ -24,16 +26,19 @@ mod segments;
 mod softmax;
 mod unfold;
 mod unfold_2d;
+mod weight_norm;
 
 pub use activation::{Activation, activate};
 pub use attention::{Attention, RelativeBias, attention, attention_weights};
 pub use concat::{concat_cols, concat_rows, reshape, split_cols};
+pub use conv_1d::{Convolution1d, conv_1d};
 pub use cross_entropy::{CrossEntropy, cross_entropy, soft_cross_entropy};
 pub use dropout::{drop_path, dropout};
 pub use element_losses::{binary_cross_entropy, huber, mse};
 pub use elementwise::{add, exp, mean, mul, scale, sub, sum};
 pub use embedding::{add_rows_broadcast, embedding, gather_rows};
 pub use gated::gated;
+pub use instance_norm::instance_norm;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use normalize::normalize;
@@ -44,6 +49,7 @@ pub use scale_rows::{mul_vector, scale_rows, segment_weighted_sum};
 pub use softmax::{log_softmax, segment_softmax, softmax};
 pub use unfold::{unfold_1d, unfold_patches};
 pub use unfold_2d::unfold_2d;
+pub use weight_norm::weight_norm;
 
 use crate::{Element, EngineError, Result, Var};
 

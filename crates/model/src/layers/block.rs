@@ -99,6 +99,8 @@ pub enum ActivationName {
     QuickGelu,
     Silu,
     Tanh,
+    /// None at all: two linear layers in a row.
+    Identity,
 }
 
 impl From<ActivationName> for Activation {
@@ -110,6 +112,7 @@ impl From<ActivationName> for Activation {
             ActivationName::QuickGelu => Self::QuickGelu,
             ActivationName::Silu => Self::Silu,
             ActivationName::Tanh => Self::Tanh,
+            ActivationName::Identity => Self::Identity,
         }
     }
 }

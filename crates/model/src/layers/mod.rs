@@ -3,6 +3,7 @@
 mod attention;
 mod block;
 mod cache;
+mod convolution;
 mod linear;
 mod norm;
 mod relative;
@@ -12,6 +13,7 @@ mod transformer;
 pub use attention::{AttentionBias, MultiHeadAttention};
 pub use block::{ActivationName, Block, BlockConfig, NormPlace, Surroundings};
 pub use cache::KeyValueCache;
+pub use convolution::{ConvolutionPositions, TimeConvolution};
 pub use linear::Linear;
 pub use norm::{LayerNorm, NormKind};
 pub use relative::{DistanceBias, RelativePositions, RelativePositionsConfig};

@@ -130,9 +130,14 @@ impl KeyMap {
         self.find(ours).map(|(name, _)| name)
     }
 
-    /// Their name, without a prefix, and the rule.
-    fn find(&self, ours: &str) -> Option<(String, &Rule)> {
-        self.rules.iter().find_map(|rule| {
+    fn find<'a>(&'a self, ours: &'a str) -> Option<(String, &'a Rule)> {
+        self.all(ours).next()
+    }
+
+    /// Their name by every rule for a parameter of ours: later ones are other
+    /// spellings of the same tensor.
+    fn all<'a>(&'a self, ours: &'a str) -> impl Iterator<Item = (String, &'a Rule)> + 'a {
+        self.rules.iter().filter_map(move |rule| {
             let captured = captures(&rule.ours, ours)?;
             Some((fill(&rule.theirs, &captured), rule))
         })
@@ -243,7 +248,14 @@ impl Mapped<'_> {
 
     /// The checkpoint's name of a parameter of ours.
     pub fn tensor_name(&self, ours: &str) -> Option<String> {
-        self.map.find(ours).map(|(name, rule)| self.full(&name, rule))
+        self.find(ours).map(|(name, rule)| self.full(&name, rule))
+    }
+
+    /// Of several spellings the one that the checkpoint has; the first where
+    /// it has none.
+    fn find<'b>(&'b self, ours: &'b str) -> Option<(String, &'b Rule)> {
+        let there = |(name, rule): &(String, &Rule)| self.checkpoint.info(&self.full(name, rule)).is_some();
+        self.map.all(ours).find(there).or_else(|| self.map.find(ours))
     }
 
     fn full(&self, name: &str, rule: &Rule) -> String {
@@ -314,7 +326,7 @@ fn transposed(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 
 impl Weights for Mapped<'_> {
     fn tensor(&self, name: &str, dims: &[usize]) -> std::result::Result<Tensor, EngineError> {
-        let result = match self.map.find(name) {
+        let result = match self.find(name) {
             Some((theirs, rule)) => self.converted(&self.full(&theirs, rule), rule.convert, dims),
             None => Err(format!("no name in the checkpoint is known for {name}")),
         };

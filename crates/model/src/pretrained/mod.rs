@@ -8,6 +8,7 @@
 //! the nearest known ones; a tensor that is missing or of another shape is
 //! named, and nothing is ever filled in silently.
 
+mod audio;
 mod bert;
 mod clip;
 mod config;
@@ -60,6 +61,10 @@ pub const FAMILIES: &[Family] = &[
     llama::MISTRAL,
     llama::QWEN2,
     llama::QWEN3,
+    audio::WHISPER,
+    audio::OPENAI_WHISPER,
+    audio::WAV2VEC2,
+    audio::AST,
 ];
 
 /// What a part of a checkpoint is.
@@ -128,7 +133,8 @@ pub struct Pretrained {
 
 impl Pretrained {
     /// Opens a folder: reads its configuration and the headers of its
-    /// weights. The parts are those that the checkpoint holds.
+    /// weights. The parts are those that the checkpoint holds. Whisper's
+    /// original weights need no folder and no configuration: the file will do.
     ///
     /// # Errors
     /// When files are missing or broken, the architecture is not known, or
@@ -136,13 +142,18 @@ impl Pretrained {
     pub fn open(folder: &Path) -> Result<Self> {
         let sentence = SentenceTransformer::of(folder)?;
         let folder = sentence.as_ref().map_or(folder.to_owned(), |s| s.transformer.clone());
-        let config = Config::new("config.json", read_json(&folder.join("config.json"))?)?;
+        let checkpoint = Checkpoint::open(&folder)?;
+        let described = folder.join("config.json");
+        // The files of Whisper's authors come without a description.
+        let config = match audio::openai_config(&checkpoint).filter(|_| !described.is_file()) {
+            Some(config) => Config::new("the tensors' shapes", config)?,
+            None => Config::new("config.json", read_json(&described)?)?,
+        };
         let model_type = config.str_or("model_type", "")?.to_owned();
         let family = FAMILIES
             .iter()
             .find(|f| f.model_types.contains(&model_type.as_str()))
             .ok_or_else(|| unknown(&folder, &model_type))?;
-        let checkpoint = Checkpoint::open(&folder)?;
         let mut parts = (family.parts)(&config)?;
         parts.retain(|p| p.keys.is_in(&checkpoint));
         for part in &mut parts {

@@ -1,98 +1,268 @@
-//! Sound: convolutions along the log-mel frames, then a Transformer, as in
-//! Whisper's encoder (Radford et al. 2022). Frames beyond the sound do not
-//! exist: a second of speech costs a second.
+//! Sound: a stem that makes tokens of log-mel frames or of samples, positions,
+//! then a Transformer. Whisper's encoder (Radford et al. 2022), wav2vec 2.0
+//! and HuBERT (Baevski et al. 2020, Hsu et al. 2021) and the Audio
+//! Spectrogram Transformer (Gong et al. 2021) are settings of it. Frames
+//! beyond the sound do not exist: a second of speech costs a second. Where a
+//! pretrained model has only seen sound padded to one length, its processor
+//! pads (`pad_seconds`).
 
+use super::audio_stem::{Stem, Stemmed};
 use super::{Encoded, Pooling, Positions, wrong_kind};
-use crate::{ColumnInput, Context, Linear, ModelError, Result, Transformer, TransformerConfig, Values};
-use sensorium_engine::{Activation, Builder, Tensor, Var, ops};
+use crate::layers::{ActivationName, ConvolutionPositions};
+use crate::{ColumnInput, Context, LayerNorm, ModelError, Result, Transformer, TransformerConfig, Values};
+use sensorium_engine::{Builder, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 /// Settings of an audio tower.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AudioTowerConfig {
-    /// Mel bands of the spectrogram.
+    /// Mel bands of the spectrogram; 1 for samples.
     pub mels: usize,
-    /// Width of each convolution's kernel in frames (odd).
+    /// How sound becomes tokens.
+    #[serde(skip_serializing_if = "AudioStem::is_frames")]
+    pub stem: AudioStem,
+    /// Width of each convolution's kernel in frames (odd), of the stem
+    /// `frames`.
     pub kernel: usize,
-    /// Stride of each convolution; their product is the frames per token.
+    /// Stride of each convolution of the stem `frames`; their product is the
+    /// frames per token.
     pub strides: Vec<usize>,
-    /// The longest sound in tokens.
+    /// The longest sound in tokens; of the stem `patches` in frames. Positions
+    /// by convolution have no longest.
     pub max_positions: usize,
+    /// How tokens get positions.
+    #[serde(skip_serializing_if = "AudioPositions::is_learned")]
+    pub positions: AudioPositions,
+    /// Whether tokens are normalised once they have positions.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub embedding_norm: bool,
     /// How the tokens become one vector.
     pub pooling: Pooling,
     /// The Transformer.
     pub transformer: TransformerConfig,
 }
 
+/// How sound becomes tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum AudioStem {
+    /// Convolutions with GELU along log-mel frames (`kernel`, `strides`).
+    #[default]
+    Frames,
+    /// Convolutions along samples (wav2vec 2.0, HuBERT).
+    Waveform(WaveformConfig),
+    /// Squares of a spectrogram (AST).
+    Patches(SpectrogramPatchesConfig),
+}
+
+/// Settings of the convolutions along samples; one entry of each list for
+/// each of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WaveformConfig {
+    /// Channels that come out.
+    pub channels: Vec<usize>,
+    /// Widths of the kernels.
+    pub kernels: Vec<usize>,
+    /// Strides; their product is the samples per token.
+    pub strides: Vec<usize>,
+    /// Whether they have biases.
+    pub bias: bool,
+    /// Which of them are normalised, and how.
+    pub norm: WaveformNorm,
+    /// The activation after each.
+    pub activation: ActivationName,
+    /// Whether the last channels are normalised before the projection to the
+    /// width of the tokens.
+    pub projection_norm: bool,
+    /// Dropout after that projection.
+    pub projection_dropout: f64,
+}
+
+/// Normalisation among the convolutions along samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaveformNorm {
+    /// The first one's channels, each over the whole sound.
+    First,
+    /// Every one's places, each over its channels.
+    Each,
+}
+
+/// Settings of a stem of squares: `max_positions` frames are the longest
+/// sound.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpectrogramPatchesConfig {
+    /// Bands and frames in a square.
+    pub size: usize,
+    /// Bands from one square to the next.
+    pub frequency_stride: usize,
+    /// Frames from one square to the next.
+    pub time_stride: usize,
+}
+
+/// How tokens get positions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum AudioPositions {
+    /// A learned row for each place.
+    #[default]
+    Learned,
+    /// Sines and cosines that are not trained (Whisper).
+    Sinusoids,
+    /// A convolution of the tokens in groups (wav2vec 2.0).
+    Convolution {
+        /// Tokens in a window.
+        kernel: usize,
+        /// Groups of features.
+        groups: usize,
+        /// The activation afterwards.
+        activation: ActivationName,
+    },
+}
+
+impl AudioStem {
+    fn is_frames(&self) -> bool {
+        *self == Self::Frames
+    }
+}
+
+impl AudioPositions {
+    fn is_learned(&self) -> bool {
+        *self == Self::Learned
+    }
+}
+
 impl Default for AudioTowerConfig {
     fn default() -> Self {
         Self {
             mels: 80,
+            stem: AudioStem::Frames,
             kernel: 3,
             strides: vec![2, 2],
             max_positions: 750,
+            positions: AudioPositions::Learned,
+            embedding_norm: false,
             pooling: Pooling::Mean,
             transformer: TransformerConfig::default(),
         }
     }
 }
 
+impl AudioTowerConfig {
+    /// Tokens that come out of this many frames or samples.
+    pub fn tokens(&self, rows: usize) -> usize {
+        match &self.stem {
+            AudioStem::Frames => self.strides.iter().fold(rows, |n, s| n.div_ceil((*s).max(1))),
+            AudioStem::Waveform(w) => {
+                let windows = |n: usize, (kernel, stride): (&usize, &usize)| {
+                    n.checked_sub(*kernel).map_or(0, |room| room / (*stride).max(1) + 1)
+                };
+                w.kernels.iter().zip(&w.strides).fold(rows, windows)
+            }
+            AudioStem::Patches(p) => {
+                let (down, across) = p.grid(self.mels, rows);
+                down * across + SpectrogramPatchesConfig::SPECIAL_TOKENS
+            }
+        }
+    }
+}
+
+/// Where the positions of tokens come from.
+#[derive(Debug, Clone)]
+enum Places {
+    Table(Positions),
+    Convolution(ConvolutionPositions),
+}
+
 /// An audio encoder.
 #[derive(Debug, Clone)]
 pub struct AudioTower {
     config: AudioTowerConfig,
-    convolutions: Vec<Linear>,
-    positions: Positions,
+    stem: Stem,
+    places: Places,
+    norm: Option<LayerNorm>,
     encoder: Transformer,
 }
 
 impl AudioTower {
-    /// Creates `conv.{i}`, `positions` and `encoder`.
+    /// Creates the stem's `conv.{i}` (samples: also `conv.{i}.norm`,
+    /// `projection_norm` and `projection`; squares: `projection`,
+    /// `class_token` and `distillation_token`), `positions`, `norm` where it
+    /// is wanted, and `encoder`.
     ///
     /// # Errors
     /// When the configuration makes no sense.
     pub fn new(b: &mut Builder<'_>, c: &AudioTowerConfig) -> Result<Self> {
-        if c.kernel.is_multiple_of(2) || c.strides.is_empty() || c.strides.contains(&0) || c.mels == 0 {
-            return Err(ModelError::config(
-                "audio tower",
-                format!("kernel {} must be odd, strides {:?} and mels {} positive", c.kernel, c.strides, c.mels),
-            ));
-        }
-        let hidden = c.transformer.block.hidden;
-        let convolutions = (0..c.strides.len())
-            .map(|i| {
-                let channels = if i == 0 { c.mels } else { hidden };
-                Linear::new(&mut b.scope(format_args!("conv.{i}")), channels * c.kernel, hidden, true)
-            })
-            .collect::<Result<_>>()?;
-        let positions = Positions::new(b, "audio tower", c.max_positions, hidden)?;
+        let block = &c.transformer.block;
+        let wrong = |problem: String| Err(ModelError::config("audio tower", problem));
+        let stem = Stem::new(b, c)?;
+        let table = match &c.stem {
+            AudioStem::Patches(_) => c.tokens(c.max_positions),
+            _ => c.max_positions,
+        };
+        let places = match &c.positions {
+            AudioPositions::Learned => Places::Table(Positions::new(b, "audio tower", table, block.hidden)?),
+            AudioPositions::Sinusoids if matches!(c.stem, AudioStem::Patches(_)) || block.hidden < 4 => {
+                return wrong("sinusoids are positions along time alone, for a width from 4 on".into());
+            }
+            AudioPositions::Sinusoids => {
+                Places::Table(Positions::sinusoids(b, "audio tower", c.max_positions, block.hidden)?)
+            }
+            AudioPositions::Convolution { kernel, groups, activation } => {
+                if *kernel == 0 || *groups == 0 || !block.hidden.is_multiple_of(*groups) {
+                    return wrong(format!(
+                        "{groups} groups of a kernel of {kernel} do not fit hidden {}",
+                        block.hidden
+                    ));
+                }
+                let mut b = b.scope("positions");
+                let activation = (*activation).into();
+                Places::Convolution(ConvolutionPositions::new(&mut b, block.hidden, *kernel, *groups, activation)?)
+            }
+        };
+        let norm = if c.embedding_norm {
+            Some(LayerNorm::with_bias(&mut b.scope("norm"), block.hidden, block.norm, block.norm_eps, block.norm_bias)?)
+        } else {
+            None
+        };
         let encoder = Transformer::new(&mut b.scope("encoder"), &c.transformer)?;
-        Ok(Self { config: c.clone(), convolutions, positions, encoder })
+        Ok(Self { config: c.clone(), stem, places, norm, encoder })
     }
 
-    /// Log-mel frames to `[tokens, hidden]`.
+    /// Log-mel frames `[frames, mels]`, or samples `[samples, 1]`, to
+    /// `[tokens, hidden]`.
     ///
     /// # Errors
-    /// When the values are not frames of the configured bands, or too long.
+    /// When the values are not as wide as configured, or a sound is too long
+    /// or too short.
     pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Encoded> {
-        let Values::Audio(mel) = column.values() else { return Err(wrong_kind("log-mel frames", column)) };
+        let Values::Audio(values) = column.values() else { return Err(wrong_kind("frames of sound", column)) };
         let c = &self.config;
-        let mel = if column.is_empty() { &Tensor::zeros(&[0, c.mels]) } else { mel };
-        if mel.shape().cols() != c.mels {
+        let values = if column.is_empty() { &Tensor::zeros(&[0, c.mels]) } else { values };
+        if values.shape().cols() != c.mels {
             return Err(ModelError::Input {
                 column: "of sound".into(),
-                expected: format!("{} mel bands", c.mels),
-                got: format!("{}", mel.shape().cols()),
+                expected: match c.mels {
+                    1 => "samples".into(),
+                    mels => format!("{mels} mel bands"),
+                },
+                got: format!("{} numbers a frame", values.shape().cols()),
             });
         }
-        let (mut x, mut offsets) = (Var::constant(mel.clone()), column.offsets().clone());
-        for (conv, stride) in self.convolutions.iter().zip(&c.strides) {
-            let (unfolded, shorter) = ops::unfold_1d(cx.tape, &x, &offsets, c.kernel, *stride, c.kernel / 2)?;
-            x = conv.forward_with(cx, &unfolded, Activation::Gelu)?;
-            offsets = shorter;
-        }
-        let x = self.positions.add(cx, &x, &offsets)?;
+        let Stemmed { tokens, offsets, places } =
+            self.stem.forward(cx, Var::constant(values.clone()), column.offsets())?;
+        let x = match (&self.places, places) {
+            (Places::Table(table), Some(places)) => table.add_at(cx, &tokens, &places)?,
+            (Places::Table(table), None) => table.add(cx, &tokens, &offsets)?,
+            (Places::Convolution(convolution), _) => convolution.add(cx, &tokens, &offsets)?,
+        };
+        let x = match &self.norm {
+            Some(norm) => norm.forward(cx, &x)?,
+            None => x,
+        };
         let x = cx.dropout(x, c.transformer.block.dropout)?;
         let x = self.encoder.forward(cx, x, &offsets)?;
         let pooled = c.pooling.apply(cx, &x, &offsets)?;

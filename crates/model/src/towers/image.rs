@@ -297,7 +297,7 @@ impl ImageTower {
                 let (patches, offsets) = Features::without_first(cx, x, offsets, c.special_tokens())?;
                 c.pooling.apply(cx, &patches, &offsets)?
             }
-            (None, Pooling::First | Pooling::Last) => c.pooling.apply(cx, x, offsets)?,
+            (None, Pooling::First | Pooling::FirstTwo | Pooling::Last) => c.pooling.apply(cx, x, offsets)?,
         };
         if let Some(norm) = &self.pooled_norm {
             pooled = norm.forward(cx, &pooled)?;

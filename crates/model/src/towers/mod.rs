@@ -2,6 +2,7 @@
 
 mod attention_pool;
 mod audio;
+mod audio_stem;
 mod image;
 mod image_stem;
 mod special_tokens;
@@ -9,7 +10,9 @@ mod tabular;
 mod text;
 mod video;
 
-pub use audio::{AudioTower, AudioTowerConfig};
+pub use audio::{
+    AudioPositions, AudioStem, AudioTower, AudioTowerConfig, SpectrogramPatchesConfig, WaveformConfig, WaveformNorm,
+};
 pub use image::{EmbeddingNorm, ImageStem, ImageTower, ImageTowerConfig};
 pub use tabular::{FeaturesTower, FeaturesTowerConfig, TabularTower, TabularTowerConfig};
 pub use text::{TextTower, TextTowerConfig};
@@ -32,6 +35,8 @@ pub enum Pooling {
     Max,
     /// The last token (CLIP's text, decoders).
     Last,
+    /// The mean of the first two tokens (class and distillation token of AST).
+    FirstTwo,
 }
 
 impl Pooling {
@@ -41,6 +46,14 @@ impl Pooling {
             Self::First => ops::Pooling::First,
             Self::Max => ops::Pooling::Max,
             Self::Last => ops::Pooling::Last,
+            Self::FirstTwo => {
+                let two = |n: usize| n.min(2);
+                let rows: Vec<u32> =
+                    offsets.ranges().flat_map(|r| (0..two(r.len())).map(move |i| (r.start + i) as u32)).collect();
+                let firsts = ops::gather_rows(cx.tape, x, &rows)?;
+                let pairs = Offsets::from_lengths(offsets.ranges().map(|r| two(r.len())));
+                return Ok(ops::pool(cx.tape, &firsts, &pairs, ops::Pooling::Mean)?);
+            }
         };
         Ok(ops::pool(cx.tape, x, offsets, pooling)?)
     }
@@ -54,7 +67,7 @@ pub enum TowerConfig {
     Text(TextTowerConfig),
     /// Pictures.
     Image(ImageTowerConfig),
-    /// Log-mel spectrograms.
+    /// Log-mel spectrograms or samples.
     Audio(AudioTowerConfig),
     /// Frames in time.
     Video(VideoTowerConfig),
@@ -83,7 +96,7 @@ impl TowerConfig {
         match self {
             Self::Image(c) => rows * c.tokens(),
             Self::Video(c) => rows * c.image.tokens(),
-            Self::Audio(c) => c.strides.iter().fold(rows, |n, s| n.div_ceil(*s)),
+            Self::Audio(c) => c.tokens(rows),
             Self::Text(_) | Self::Features(_) | Self::Tabular(_) => rows,
         }
     }
@@ -163,6 +176,27 @@ impl Positions {
         }
         let table = b.param("positions", &[most + offset, dim], Init::Normal(0.02))?;
         Ok(Self { table, most, offset, part })
+    }
+
+    /// Sines, then cosines, of the place at wavelengths from 2π to 10000 · 2π
+    /// (Vaswani et al. 2017, in Whisper's order); never trained.
+    fn sinusoids(b: &mut Builder<'_>, part: &'static str, most: usize, dim: usize) -> Result<Self> {
+        if most == 0 {
+            return Err(ModelError::config(part, "max_positions must be at least 1"));
+        }
+        let half = dim / 2;
+        let step = 10_000_f64.ln() / (half - 1) as f64;
+        let table = b.fixed("positions", &[most, dim], |i| {
+            let (place, feature) = ((i / dim) as f64, i % dim);
+            let angle = place * (-step * (feature % half) as f64).exp();
+            if feature < half { angle.sin() } else { angle.cos() }
+        })?;
+        Ok(Self { table, most, offset: 0, part })
+    }
+
+    /// x + the rows of the table that `places` names, one for each token.
+    fn add_at(&self, cx: &Context<'_>, x: &Var, places: &[u32]) -> Result<Var> {
+        Ok(ops::add_rows_broadcast(cx.tape, x, &cx.param(self.table), places)?)
     }
 
     /// x + position of each token in its segment.

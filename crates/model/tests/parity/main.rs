@@ -1,5 +1,6 @@
 //! Every family of pretrained models against the reference library.
 
+mod audio;
 mod decoders;
 mod harness;
 mod text;
