@@ -12,13 +12,19 @@ from transformers import (
     LlamaModel,
     MistralConfig,
     MistralForCausalLM,
+    MT5Config,
+    MT5ForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
 )
 
+ANSWERS = [[0, 6, 19], [0, 4, 4, 28, 31, 1, 12, 13], [0]]
 TEXTS = [[2, 17, 5, 9, 30, 3, 8, 8, 21], [7], [2, 11, 12, 13]]
 
 
@@ -41,6 +47,29 @@ def encode(texts):
     return forward
 
 
+def translate(texts):
+    def forward(model):
+        outputs = [
+            model(input_ids=torch.tensor([t]), decoder_input_ids=torch.tensor([a]), output_hidden_states=True)
+            for t, a in zip(texts, ANSWERS)
+        ]
+        result = {
+            "logits": torch.cat([o.logits[0] for o in outputs]),
+            "tokens": torch.cat([o.encoder_last_hidden_state[0] for o in outputs]),
+        }
+        if model.config.num_decoder_layers > 1:
+            result["hidden_1"] = torch.cat([o.decoder_hidden_states[1][0] for o in outputs])
+        return result
+
+    return forward
+
+
+class UntiedT5(T5ForConditionalGeneration):
+    """T5 1.1 as its files are: with an output of its own."""
+
+    _tied_weights_keys = {k: v for k, v in T5ForConditionalGeneration._tied_weights_keys.items() if k != "lm_head.weight"}
+
+
 def classify(texts):
     def forward(model):
         return {"head": torch.cat([model(input_ids=torch.tensor([t])).logits for t in texts])}
@@ -49,7 +78,8 @@ def classify(texts):
 
 
 def case(name, model_class, config, part="decoder", forward=decode, head=None, texts=TEXTS):
-    written, tensors, result = run(model_class, config, part, {"tokens": texts}, forward(texts), head)
+    inputs = {"tokens": texts} | ({"answers": ANSWERS} if forward is translate else {})
+    written, tensors, result = run(model_class, config, part, inputs, forward(texts), head)
     write(name, written, tensors, [result])
 
 
@@ -68,6 +98,20 @@ def small(cls, **more):
         "head_dim": 4,
         "intermediate_size": 20,
         "max_position_embeddings": 64,
+    }
+    return cls(**(base | more))
+
+
+def t5(cls=T5Config, **more):
+    base = {
+        "vocab_size": 32,
+        "d_model": 12,
+        "d_kv": 5,
+        "d_ff": 20,
+        "num_layers": 2,
+        "num_heads": 3,
+        "relative_attention_num_buckets": 6,
+        "relative_attention_max_distance": 7,
     }
     return cls(**(base | more))
 
@@ -93,3 +137,9 @@ case("qwen2_window", Qwen2ForCausalLM, small(Qwen2Config, use_sliding_window=Tru
 case("qwen3", Qwen3ForCausalLM, small(Qwen3Config, head_dim=6, num_key_value_heads=1))
 case("qwen3_biases_tied", Qwen3ForCausalLM, small(Qwen3Config, head_dim=8, attention_bias=True, tie_word_embeddings=True))
 case("qwen3_text", Qwen3Model, small(Qwen3Config), "text", encode)
+case("t5", T5ForConditionalGeneration, t5(), "decoder", translate)
+case("t5_gated", T5ForConditionalGeneration, t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_decoder_layers=1, num_heads=2), "decoder", translate)
+case("t5_gated_silu_far", T5ForConditionalGeneration, t5(feed_forward_proj="gated-silu", num_layers=1), "decoder", translate, texts=[[2, 11, 12, 13] * 6, *TEXTS[:2]])
+case("t5_untied", UntiedT5, t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_layers=1), "decoder", translate)
+case("t5_encoder", T5EncoderModel, t5(num_heads=1, layer_norm_epsilon=1e-3), "text", encode)
+case("mt5", MT5ForConditionalGeneration, t5(MT5Config, num_layers=1), "decoder", translate)

@@ -18,6 +18,7 @@ mod grid;
 mod key_map;
 mod llama;
 mod siglip;
+mod t5;
 mod vit;
 
 pub use config::Config;
@@ -61,6 +62,8 @@ pub const FAMILIES: &[Family] = &[
     llama::MISTRAL,
     llama::QWEN2,
     llama::QWEN3,
+    t5::T5,
+    t5::MT5,
     audio::WHISPER,
     audio::OPENAI_WHISPER,
     audio::WAV2VEC2,
@@ -178,10 +181,12 @@ impl Pretrained {
                 },
                 PartConfig::ImageText(pair) => siglip::settle_padding(&mut pair.text, &folder)?,
                 PartConfig::Head(_) => {}
-                // Some checkpoints hold only what makes hidden states.
                 PartConfig::Decoder(decoder) => {
                     if decoder.output == DecoderOutput::Untied && !has("decoder.output.weight") {
-                        decoder.output = DecoderOutput::None;
+                        // T5 then writes with its embeddings; others hold only
+                        // what makes hidden states.
+                        let seq2seq = decoder.transformer.block.cross_attention;
+                        decoder.output = if seq2seq { DecoderOutput::Tied } else { DecoderOutput::None };
                     }
                 }
             }

@@ -4,7 +4,7 @@
 use crate::harness::{Case, Folders, Run, check_towers};
 use crate::text::texts;
 use sensorium_engine::{Offsets, Params, Tape, Var};
-use sensorium_model::{Context, Decoder};
+use sensorium_model::{Context, Decoder, Tower};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -32,6 +32,40 @@ fn check_decoder(name: &str) {
         drop(cx);
         check_growing(name, run, &decoder, &params, (&tokens, &segments), None);
         folders.compare(name, run, &[run.part.as_str()], tape, &params, &outputs);
+    }
+}
+
+/// An encoder's features are the memory of its decoder, whose embeddings are
+/// the encoder's.
+fn check_translation(name: &str) {
+    let case = Case::read(name);
+    let folders = Folders::of(name, &case);
+    let model = &folders.model;
+    for run in &case.runs {
+        let (tower, mut params) = model.load_tower("text").unwrap_or_else(|e| panic!("{name}: {e}"));
+        let Tower::Text(text) = &tower else { panic!("{name}: not a tower of texts") };
+        let config = model.decoder_config(&run.part).expect("a decoder");
+        let shared = model.load_into(&mut params, &run.part, |b| Decoder::sharing(b, config, text.word_embeddings()));
+        let decoder = shared.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (answers, segments) = tokens(&run.inputs, "answers");
+        let tape = Tape::new();
+        let cx = Context::inference(&tape, &params);
+        let source = tower.forward(&cx, &texts(&run.inputs)).expect("features");
+        let memory = (&source.tokens, &source.offsets);
+        let cx = cx.keeping_hidden();
+        let logits = decoder.forward(&cx, &answers, &segments, Some(memory)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut layers = cx.take_hidden();
+        drop(cx);
+        // With two tables, the answers are the same.
+        let mut apart = Params::new();
+        let copy = model.load_decoder(&run.part, &mut apart).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let features = source.tokens.detached();
+        check_growing(name, run, &copy, &apart, (&answers, &segments), Some((&features, &source.offsets)));
+        let mut outputs = BTreeMap::from([("logits", logits), ("tokens", source.tokens)]);
+        if layers.len() > 1 {
+            outputs.insert("hidden_1", layers.swap_remove(0));
+        }
+        folders.compare(name, run, &["text", run.part.as_str()], tape, &params, &outputs);
     }
 }
 
@@ -89,4 +123,5 @@ cases!(
     qwen3,
     qwen3_biases_tied,
 );
-cases!(|name: &str| check_towers(name, texts); gpt2_text, llama_text, llama_classifier, qwen3_text);
+cases!(check_translation; t5, t5_gated, t5_gated_silu_far, t5_untied, mt5);
+cases!(|name: &str| check_towers(name, texts); gpt2_text, llama_text, llama_classifier, qwen3_text, t5_encoder);
