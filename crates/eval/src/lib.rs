@@ -33,6 +33,7 @@ mod bootstrap;
 mod confusion;
 mod error;
 mod evaluation;
+mod gain;
 mod html;
 mod multilabel;
 mod names;
@@ -52,6 +53,7 @@ pub use evaluation::{
     Change, ChangedRow, Classification, Comparison, Curves, Difference, Evaluation, Judged, Metrics, MultiLabelled,
     Options, Regressed, Subset, Task,
 };
+pub use gain::{Gain, compare_gains};
 pub use html::{Example, Page};
 pub use multilabel::MultiLabel;
 pub use names::{Lang, higher_is_better, metric_label};

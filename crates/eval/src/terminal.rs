@@ -10,7 +10,7 @@ use std::fmt::Write;
 use unicode_width::UnicodeWidthStr;
 
 /// The widest name of a class, answer or subset in a terminal table, in columns.
-const NAME_WIDTH: usize = 32;
+pub(crate) const NAME_WIDTH: usize = 32;
 /// More classes than this make a confusion matrix wider than a terminal: the largest confusions are listed.
 const MATRIX_CLASSES: usize = 20;
 /// Columns of names wider than this, in all, are numbered instead.
@@ -351,7 +351,11 @@ pub fn compare_models(models: &IndexMap<String, Evaluation>, metrics: &[&str], m
     let first = [("model".to_owned(), Align::Left), ("rows".to_owned(), Align::Right)];
     let mut table = Table::new(first.into_iter().chain(columns));
     for (name, model) in models {
-        let mut cells = vec![shorten(name, 2 * NAME_WIDTH), model.rows.to_string()];
+        let rows = match model.without_input {
+            0 => model.rows.to_string(),
+            without => format!("{} ({without} without input)", model.rows),
+        };
+        let mut cells = vec![shorten(name, 2 * NAME_WIDTH), rows];
         for metric in metrics {
             let value = model.metric(metric);
             let best = value.is_some() && best(models, metric) == value;

@@ -4,12 +4,13 @@
 //! cargo run --release --example compare -- TABLE REPORT.html MODEL...
 //! ```
 //!
-//! Prints accuracy and macro F1 of each model with intervals, what fusion gains over the best model
-//! that fuses nothing, and what is left of the fused models when modalities are taken away.
+//! Prints accuracy and macro F1 of each model with intervals, what each fused model gains over each
+//! that takes a part of its inputs, with paired intervals, and what is left of the fused models when
+//! modalities are taken away.
 
 use indexmap::IndexMap;
 use sensorium::evaluate::{EvaluateOptions, Evaluated, evaluate};
-use sensorium::rooms::eval::{Align, Comparison, Evaluation, Interval, Page, Table, compare_models};
+use sensorium::rooms::eval::{Align, Comparison, Evaluation, Gain, Page, Table, compare_gains, compare_models};
 use sensorium::{Model, Result, Split};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -70,34 +71,28 @@ fn compare(table: &Path, report: &Path, folders: &[PathBuf]) -> Result<()> {
         entries.iter().filter(|e| e.fuses(&entries) == fuses).max_by(|a, b| a.accuracy().total_cmp(&b.accuracy()))
     };
     let (single, fused) = (best_of(false), best_of(true));
-    let mut gain = None;
-    if let Some(single) = single {
-        for entry in entries.iter().filter(|e| e.fuses(&entries)) {
-            let against = EvaluateOptions { no_subsets: true, against: Some(single.model.clone()), ..test.clone() };
-            let Some(comparison) = evaluate(&entry.model, table, &against)?.comparison else { continue };
-            println!("{}", describe_gain(&entry.name, &single.name, &comparison));
-            if fused.is_some_and(|f| f.name == entry.name) {
-                gain = Some(comparison);
+    let mut gains = Vec::new();
+    let mut shown = None;
+    for entry in entries.iter().filter(|e| e.fuses(&entries)) {
+        for other in entries.iter().filter(|e| !e.fuses(&entries)) {
+            let comparison = entry.result.compared_with(&other.result)?;
+            gains.extend(Gain::of(&comparison, METRIC, &entry.name, &other.name));
+            let both_best = |e: &Entry, best: Option<&Entry>| best.is_some_and(|b| b.name == e.name);
+            if both_best(entry, fused) && both_best(other, single) {
+                shown = Some(comparison);
             }
         }
-        println!();
+    }
+    if !gains.is_empty() {
+        let confidence = entries[0].result.evaluation.bootstrap.unwrap_or_default().confidence;
+        println!("on the same rows:\n{}", compare_gains(&gains, confidence, false));
     }
     println!("{}", taken_away(&entries));
 
-    let Some(shown) = fused.or(single) else { return Ok(()) };
-    write_page(report, shown, &entries, &models, gain.as_ref())?;
+    let Some(best) = fused.or(single) else { return Ok(()) };
+    write_page(report, best, &entries, &models, &gains, shown.as_ref())?;
     println!("report: {}", report.display());
     Ok(())
-}
-
-fn describe_gain(name: &str, single: &str, comparison: &Comparison) -> String {
-    let Some(gain) = comparison.differences.get(METRIC) else { return String::new() };
-    let interval = gain.interval.map(|i| format!(" {}", span(i))).unwrap_or_default();
-    format!("{name} against {single}: {:+.1} points{interval}", 100.0 * gain.difference)
-}
-
-fn span(interval: Interval) -> String {
-    format!("[{:+.1}, {:+.1}]", 100.0 * interval.low, 100.0 * interval.high)
 }
 
 /// Accuracy of the fused models with only some of their inputs.
@@ -127,7 +122,8 @@ fn write_page(
     shown: &Entry,
     entries: &[Entry],
     models: &IndexMap<String, Evaluation>,
-    gain: Option<&Comparison>,
+    gains: &[Gain],
+    against_best: Option<&Comparison>,
 ) -> Result<()> {
     let label = &shown.model.learner.objective.label.column;
     let title = format!("{label}: one modality alone, and fused");
@@ -143,7 +139,8 @@ fn write_page(
         facts: &facts,
         models: Some(models),
         highlight: &highlight,
-        comparison: gain,
+        gains,
+        comparison: against_best,
         ids: Some(&shown.result.names),
         ..Page::new(&title, &shown.result.evaluation)
     };

@@ -41,6 +41,7 @@ pub(crate) fn resolve(config: &mut FitConfig, train_rows: usize) {
     let patch = *config.video.patch_size.get_or_insert((config.video.size / 8).max(1));
     config.video.stem.get_or_insert(stem(patch, patch, train_rows));
     config.fusion.dim.get_or_insert(hidden);
+    config.data.seed.get_or_insert(0);
     if config.train.epochs == 0 {
         config.train.epochs = epochs;
         if config.train.early_stopping.patience == 0 {

@@ -159,10 +159,12 @@ impl Model {
             return Err(Error::model(folder, format!("{WEIGHTS_FILE} has unknown tensors: {}", unexpected.join(", "))));
         }
         let fit = folder.join(FIT_FILE);
-        let config = match fit.exists() {
+        let mut config = match fit.exists() {
             true => crate::config::read(&fit, &[])?,
             false => FitConfig::default(),
         };
+        // Before data.seed, rows were split by the seed of training.
+        config.data.seed.get_or_insert(config.train.seed);
         Ok(Self { learner: Learner { model, params, objective, feature_cache: None }, plan: Arc::new(plan), config })
     }
 

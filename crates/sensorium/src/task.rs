@@ -182,6 +182,18 @@ impl Objective {
             .collect()
     }
 
+    /// The answer where nothing is known of a sample: the classes as frequent
+    /// as in training, no label, or the mean.
+    pub fn prior(&self) -> Decision {
+        let total: u64 = self.label.counts.iter().sum();
+        let shares = || self.label.counts.iter().map(|n| *n as f64 / total.max(1) as f64).collect();
+        match self.label.task {
+            LabelTask::SingleLabel | LabelTask::Ordinal => Decision::class(shares()),
+            LabelTask::MultiLabel => Decision::Labels(vec![0.0; self.label.classes.len()]),
+            LabelTask::Regression => Decision::Value(self.label.mean),
+        }
+    }
+
     /// A decision in words: the class, the labels with `|` between, or the number.
     pub fn describe(&self, decision: &Decision) -> String {
         match decision {

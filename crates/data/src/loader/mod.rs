@@ -66,6 +66,9 @@ pub struct LoaderOptions {
     pub augmentation: Option<Augmentation>,
     /// Whether rows without a target are left out (default false).
     pub require_target: bool,
+    /// Whether rows with a target and no usable input are kept, as samples without segments, so
+    /// that an evaluation can count them (default false: they are left out).
+    pub keep_empty: bool,
 }
 
 impl Default for LoaderOptions {
@@ -81,6 +84,7 @@ impl Default for LoaderOptions {
             max_bad_fraction: 0.05,
             augmentation: None,
             require_target: false,
+            keep_empty: false,
         }
     }
 }
@@ -299,7 +303,7 @@ impl Source {
             if let (OnBad::Fail, Some(problem)) = (self.options.on_bad, sample.problems.first()) {
                 return Err(DataError::cell(problem.row, &problem.column, problem.message.clone()));
             }
-            let leave_out = sample.is_empty()
+            let leave_out = (sample.is_empty() && !(self.options.keep_empty && sample.target.is_some()))
                 || (self.options.on_bad == OnBad::Skip && !sample.problems.is_empty())
                 || (self.options.require_target && sample.target.is_none());
             bad.extend(sample.problems.first().cloned());

@@ -162,7 +162,14 @@ fn rows_without_a_target_or_anything_else_are_left_out() {
     let schema = crate::Schema::infer(&table, &Default::default()).expect("schema");
     let plan = DataPlan::fit(&table, &schema, &[0, 1, 4], &Default::default()).expect("plan");
     let options = LoaderOptions { require_target: true, max_bad_fraction: 1.0, ..Default::default() };
-    let loader = Loader::new(table, Arc::new(plan), (0..5).collect(), None, options).expect("loader");
+    let plan = Arc::new(plan);
+    let loader =
+        |options| Loader::new(table.clone(), Arc::clone(&plan), (0..5).collect(), None, options).expect("loader");
+    let kept = packs(&loader(LoaderOptions { keep_empty: true, ..options.clone() }), 0, 0).remove(0);
+    // Row 1 has a label and no text, row 2 the other way round.
+    assert_eq!((kept.rows.as_slice(), kept.skipped), (&[0u64, 1, 4][..], 2));
+    assert_eq!(kept.columns[0].sample_of, [0, 2]);
+    let loader = loader(options);
     let pack = &packs(&loader, 0, 0)[0];
     assert_eq!((pack.rows.as_slice(), pack.skipped), (&[0u64, 4][..], 3));
     // The unseen class is a problem; the missing cells are not.

@@ -81,6 +81,9 @@ pub struct Evaluation {
     pub task: Task,
     /// Rows evaluated.
     pub rows: usize,
+    /// Of these, rows that had none of the model's inputs and were answered without it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub without_input: usize,
     /// Accuracy, macro F1, mean absolute error and so on, each a field of its own in JSON.
     #[serde(flatten)]
     pub metrics: Metrics,
@@ -129,6 +132,7 @@ impl Evaluation {
         let mut evaluation = Self {
             task: judged.task(),
             rows,
+            without_input: 0,
             metrics: whole.metrics,
             intervals: whole.intervals,
             bootstrap: options.bootstrap,
@@ -160,6 +164,10 @@ impl Evaluation {
 }
 
 /// Rows by name, the name with most rows first, equals by name.
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 fn by_name(names: &[String]) -> IndexMap<String, Vec<usize>> {
     let mut parts: IndexMap<String, Vec<usize>> = IndexMap::new();
     for (row, name) in names.iter().enumerate() {

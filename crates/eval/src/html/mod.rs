@@ -10,6 +10,7 @@ mod classes;
 mod sections;
 
 use crate::evaluation::{Comparison, Curves, Evaluation};
+use crate::gain::Gain;
 use crate::names::Lang;
 use crate::plot::{DARK_PALETTE, LineChart, escape};
 use indexmap::IndexMap;
@@ -28,6 +29,8 @@ pub struct Page<'a> {
     pub facts: &'a [(String, String)],
     /// Several models on the same rows, each by its name; `highlight` names those to set off.
     pub models: Option<&'a IndexMap<String, Evaluation>>,
+    /// What models gain over others on the same rows, shown with `models`.
+    pub gains: &'a [Gain],
     /// Names of models drawn in the second colour, such as the fused ones.
     pub highlight: &'a [String],
     /// Another model on the same rows, before; the evaluation is then that of the one after.
@@ -70,6 +73,7 @@ impl<'a> Page<'a> {
             evaluation,
             facts: &[],
             models: None,
+            gains: &[],
             highlight: &[],
             comparison: None,
             ids: None,

@@ -5,7 +5,7 @@ use super::cells::{cell, rows_in, table, value_cells};
 use crate::evaluation::Task;
 use crate::names::{Lang, metric_label};
 use crate::plot::{Bar, BarChart, ScatterChart, escape};
-use crate::terminal::{confidence, interval, number};
+use crate::terminal::{confidence, interval, number, p_value, signed};
 use std::fmt::Write;
 
 impl Page<'_> {
@@ -122,8 +122,47 @@ impl Page<'_> {
             rows += "</tr>\n";
         }
         let table = self.metric_table(self.lang.pick("Model", "模型"), metrics, &rows);
-        let content = format!("<figure>{}</figure>\n{table}", chart.to_svg());
+        let content = format!("<figure>{}</figure>\n{table}{}", chart.to_svg(), self.gains_table());
         self.section("Models compared", "模型比较", &content)
+    }
+
+    /// What models gain over others, paired by row; nothing where none is given.
+    fn gains_table(&self) -> String {
+        if self.gains.is_empty() {
+            return String::new();
+        }
+        let pick = |english, chinese| self.lang.pick(english, chinese);
+        let head = format!(
+            "<th>{}</th><th>{}</th><th>{}</th><th class=\"n\">{}</th><th>{}</th><th class=\"n\">p</th>",
+            pick("Model", "模型"),
+            pick("Against", "对比"),
+            pick("Metric", "指标"),
+            pick("Difference", "差值"),
+            self.interval_name(),
+        );
+        let mut rows = String::new();
+        for gain in self.gains {
+            let class = match gain.clear() {
+                None => "",
+                Some(true) => " better",
+                Some(false) => " worse",
+            };
+            let _ = writeln!(
+                rows,
+                "<tr><th>{}</th><td>{}</td><td>{}</td><td class=\"n{class}\">{}</td><td class=\"quiet\">{}</td><td class=\"n\">{}</td></tr>",
+                escape(&gain.model),
+                escape(&gain.over),
+                escape(self.label(&gain.metric)),
+                signed(gain.difference.difference),
+                interval(gain.difference.interval.as_ref()),
+                escape(&p_value(gain.difference.p_value)),
+            );
+        }
+        let why = pick(
+            "Differences on the same rows: both models are drawn with the same resamples, so the intervals are those of the difference.",
+            "同一批样本上的差值：两个模型使用相同的重采样，因此区间就是差值的区间。",
+        );
+        format!("<p>{why}</p>\n{}", table(&head, &rows))
     }
 
     /// A table of names, rows and some metrics with their intervals.

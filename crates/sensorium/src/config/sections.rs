@@ -16,7 +16,7 @@ pub struct DataSection {
     pub table: Option<PathBuf>,
     /// Types of columns that should not be inferred, as `photo = "image"`.
     pub types: BTreeMap<String, ColumnType>,
-    /// Columns to leave out.
+    /// Columns to leave out; `--set data.ignore=[…]` replaces the list, `--ignore` adds to it.
     pub ignore: Vec<String>,
     /// The column that says which split a row belongs to.
     pub split: Option<String>,
@@ -24,6 +24,9 @@ pub struct DataSection {
     pub group: Option<String>,
     /// Whether each class gets its share of every split.
     pub stratify: bool,
+    /// Which of the possible splits, apart from `train.seed` (automatic: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// Share of the rows for validation.
     pub val: f64,
     /// Share of the rows for the test.
@@ -49,6 +52,7 @@ impl Default for DataSection {
             split: None,
             group: None,
             stratify: true,
+            seed: None,
             val: 0.1,
             test: 0.2,
             on_error: OnBad::Null,

@@ -38,7 +38,14 @@ impl Dataset {
     /// # Errors
     /// When the table cannot be read or the configuration names unknown columns.
     pub fn open(path: &Path, config: &FitConfig) -> Result<Self> {
-        let table = Table::open(path, &TableOptions::default())?;
+        Self::of(Table::open(path, &TableOptions::default())?, config)
+    }
+
+    /// As [`Dataset::open`], of an opened table.
+    ///
+    /// # Errors
+    /// When the configuration names unknown columns.
+    pub fn of(table: Table, config: &FitConfig) -> Result<Self> {
         let options = SchemaOptions {
             label: config.label.column.clone(),
             types: config.data.types.clone(),
@@ -58,18 +65,19 @@ impl Dataset {
                 identifier: schema.identifier().map(|c| c.name.clone()),
                 val: config.data.val,
                 test: config.data.test,
-                seed: config.train.seed,
+                seed: config.data.seed.unwrap_or(0),
             },
         )?;
         Ok(Self { table: Arc::new(table), schema, splits, cache: open_cache(config, "media")? })
     }
 
-    /// A loader of some rows in their order, for validation and evaluation.
+    /// A loader of some rows in their order, for validation and evaluation;
+    /// if `labelled`, of those that have a label, also where they have no input.
     ///
     /// # Errors
     /// When the table lacks the plan's columns.
     pub fn in_order(&self, plan: &Arc<DataPlan>, rows: &[u64], config: &FitConfig, labelled: bool) -> Result<Loader> {
-        let options = LoaderOptions { require_target: labelled, ..loader_options(config) };
+        let options = LoaderOptions { require_target: labelled, keep_empty: labelled, ..loader_options(config) };
         Ok(Loader::new(Arc::clone(&self.table), Arc::clone(plan), rows.to_vec(), self.cache.clone(), options)?)
     }
 

@@ -7,15 +7,18 @@ use crate::saved::Model;
 use crate::task::Decision;
 use crate::{Error, Result};
 use indexmap::IndexMap;
-use sensorium_data::{DataPlan, LabelTask, Loader, LoaderStatistics, Split, Target};
+use sensorium_data::{
+    DataPlan, LabelSpec, LabelTask, Loader, LoaderStatistics, Modality, Split, Table, TableOptions, Target,
+};
 use sensorium_eval::{
-    Bootstrap, Classification, Evaluation, Judged, MultiLabelled, Options, Probabilities, Regressed, group_numbers,
+    Bootstrap, Classification, Comparison, Evaluation, Judged, MultiLabelled, Options, Probabilities, Regressed,
+    group_numbers,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// With more input columns than this, only single ones and all but one are
-/// evaluated, not every subset.
+/// With more input columns than this, only single columns and modalities, and
+/// all but one of them, are evaluated, not every subset.
 const ALL_SUBSETS: usize = 3;
 
 /// Truths and answers of some rows, in their order.
@@ -33,6 +36,8 @@ pub struct Answered {
     pub loss: f64,
     /// The mean weight of each column, from gated fusion.
     pub gates: IndexMap<String, f64>,
+    /// Rows that have none of the model's inputs, answered by [`Objective::prior`](crate::Objective::prior).
+    pub without_input: usize,
     /// What loading met with: rows skipped, texts cut.
     pub statistics: LoaderStatistics,
 }
@@ -54,7 +59,7 @@ pub struct Evaluated {
     /// The metrics.
     pub evaluation: Evaluation,
     /// The other model's metrics, side by side.
-    pub comparison: Option<sensorium_eval::Comparison>,
+    pub comparison: Option<Comparison>,
     /// Answers by row.
     pub answered: Answered,
     /// What the rows are called.
@@ -63,9 +68,27 @@ pub struct Evaluated {
     pub notes: Vec<String>,
     /// The rows' table.
     pub dataset: Dataset,
+    /// The label.
+    label: LabelSpec,
+    /// Group of each row, where rows of a group are alike.
+    groups: Option<Vec<usize>>,
 }
 
 impl Evaluated {
+    /// This model against another, as the one before, on the same rows: what
+    /// differs, with intervals of the difference by the paired bootstrap.
+    ///
+    /// # Errors
+    /// When the two were not evaluated on the same rows.
+    pub fn compared_with(&self, before: &Self) -> Result<Comparison> {
+        if before.answered.rows != self.answered.rows {
+            return Err(Error::Request("the two models were not evaluated on the same rows".into()));
+        }
+        let judge = |of: &Self| judged(&of.label, &of.answered.targets, &of.answered.decisions);
+        let how = how(self.groups.as_deref());
+        Ok(Comparison::new(judge(before)?.as_ref(), judge(self)?.as_ref(), &how)?)
+    }
+
     /// Writes the report page, `report.html`, and `metrics.json` into a folder.
     ///
     /// # Errors
@@ -98,7 +121,8 @@ pub fn evaluate(model: &Model, table: &Path, options: &EvaluateOptions) -> Resul
 /// Opens a table under a model's configuration; columns that the configuration
 /// names and this table lacks do not matter, but the label does.
 fn open_labelled(table: &Path, config: &mut crate::FitConfig) -> Result<Dataset> {
-    let columns = sensorium_data::Table::open(table, &sensorium_data::TableOptions::default())?.columns().to_vec();
+    let opened = Table::open(table, &TableOptions::default())?;
+    let columns = opened.columns();
     let label = config.label.column.clone().unwrap_or_default();
     if !columns.contains(&label) {
         return Err(Error::Request(format!(
@@ -111,7 +135,12 @@ fn open_labelled(table: &Path, config: &mut crate::FitConfig) -> Result<Dataset>
     config.data.types.retain(|c, _| known(c));
     config.data.split = config.data.split.take().filter(known);
     config.data.group = config.data.group.take().filter(known);
-    Dataset::open(table, config)
+    Dataset::of(opened, config)
+}
+
+/// How everything is measured.
+fn how(groups: Option<&[usize]>) -> Options<'_> {
+    Options { bootstrap: Some(Bootstrap::default()), groups, modalities: None }
 }
 
 /// Evaluates a model on some rows of an opened table.
@@ -137,12 +166,14 @@ pub fn evaluate_rows(model: &Model, dataset: &Dataset, rows: &[u64], options: &E
         }
         _ => None,
     };
-    let how = Options { bootstrap: Some(Bootstrap::default()), groups: groups.as_deref(), modalities: None };
-    let judged = judged(&model.learner, &answered.targets, &answered.decisions)?;
+    let how = how(groups.as_deref());
+    let label = &model.learner.objective.label;
+    let judged = judged(label, &answered.targets, &answered.decisions)?;
     let mut evaluation = Evaluation::new(judged.as_ref(), &how)?;
     evaluation.metrics.insert("loss".into(), Some(answered.loss));
+    evaluation.without_input = answered.without_input;
     for (name, decisions) in &answered.subsets {
-        let part = self::judged(&model.learner, &answered.targets, decisions)?;
+        let part = self::judged(label, &answered.targets, decisions)?;
         evaluation.subsets.insert(name.clone(), Evaluation::new(part.as_ref(), &how)?.as_subset());
     }
     evaluation.gates = answered.gates.clone();
@@ -152,13 +183,14 @@ pub fn evaluate_rows(model: &Model, dataset: &Dataset, rows: &[u64], options: &E
             if other.rows != answered.rows {
                 return Err(Error::Request("the two models cannot answer the same rows".into()));
             }
-            let before = self::judged(&before.learner, &other.targets, &other.decisions)?;
-            Some(sensorium_eval::Comparison::new(before.as_ref(), judged.as_ref(), &how)?)
+            let before = self::judged(&before.learner.objective.label, &other.targets, &other.decisions)?;
+            Some(Comparison::new(before.as_ref(), judged.as_ref(), &how)?)
         }
         None => None,
     };
     let names = dataset.names(&answered.rows)?;
-    Ok(Evaluated { evaluation, comparison, answered, names, notes, dataset: dataset.clone() })
+    let label = label.clone();
+    Ok(Evaluated { evaluation, comparison, answered, names, notes, dataset: dataset.clone(), label, groups })
 }
 
 /// The model's answers to the rows that have a known label.
@@ -179,7 +211,8 @@ pub fn answer(
 
 pub(crate) fn answer_loader(learner: &Learner, loader: &Loader, with_subsets: bool) -> Result<Answered> {
     let names: Vec<&str> = learner.model.config().columns.iter().map(|c| c.name.as_str()).collect();
-    let subsets = if with_subsets { subsets(names.len()) } else { Vec::new() };
+    let modalities: Vec<Modality> = loader.plan().columns.iter().map(|c| c.modality).collect();
+    let subsets = if with_subsets { subsets(&modalities) } else { Vec::new() };
     let mut masks = vec![vec![true; names.len()]];
     masks.extend(subsets.iter().cloned());
     let keys: Vec<String> = subsets
@@ -193,11 +226,27 @@ pub(crate) fn answer_loader(learner: &Learner, loader: &Loader, with_subsets: bo
     let (mut loss, mut weight) = (0.0, 0.0);
     let mut gates = vec![(0.0_f64, 0_usize); names.len()];
     for pack in loader.epoch(0, 0) {
-        let batch = Batch::new(pack?)?;
+        let mut batch = Batch::new(pack?)?;
         if batch.rows.is_empty() {
             continue;
         }
+        let present = batch.inputs.presence();
+        all.targets.extend(batch.targets.iter().flatten().cloned());
+        for (target, present) in batch.targets.iter_mut().zip(&present) {
+            if !present.contains(&true) {
+                // The model has nothing to go by: no loss.
+                *target = None;
+                all.without_input += 1;
+            }
+        }
         let mut answers = learner.answer_subsets(&batch, &masks)?;
+        for (answer, mask) in answers.iter_mut().zip(&masks) {
+            for (decision, present) in answer.decisions.iter_mut().zip(&present) {
+                if !present.iter().zip(mask).any(|(here, kept)| *here && *kept) {
+                    *decision = learner.objective.prior();
+                }
+            }
+        }
         let full = answers.remove(0);
         for (key, part) in keys.iter().zip(answers) {
             if let Some(list) = all.subsets.get_mut(key) {
@@ -217,7 +266,6 @@ pub(crate) fn answer_loader(learner: &Learner, loader: &Loader, with_subsets: bo
             }
         }
         all.rows.extend(&batch.rows);
-        all.targets.extend(batch.targets.into_iter().flatten());
         all.decisions.extend(full.decisions);
     }
     all.loss = if weight > 0.0 { loss / weight } else { f64::NAN };
@@ -230,29 +278,44 @@ pub(crate) fn answer_loader(learner: &Learner, loader: &Loader, with_subsets: bo
     Ok(all)
 }
 
-/// Which columns to keep: every proper subset of few columns, else each alone
-/// and all but each.
-fn subsets(columns: usize) -> Vec<Vec<bool>> {
+/// Which columns to keep, given the modality of each: every proper subset of
+/// few columns, else all but each column or modality, and each alone.
+fn subsets(modalities: &[Modality]) -> Vec<Vec<bool>> {
+    let columns = modalities.len();
     if columns < 2 {
         return Vec::new();
     }
-    let flags = |mask: u32| (0..columns).map(|c| mask >> c & 1 == 1).collect::<Vec<bool>>();
     if columns <= ALL_SUBSETS {
+        let flags = |mask: u32| (0..columns).map(|c| mask >> c & 1 == 1).collect::<Vec<bool>>();
         let mut masks: Vec<u32> = (1..(1 << columns) - 1).collect();
         masks.sort_by_key(|m| (std::cmp::Reverse(m.count_ones()), *m));
         return masks.into_iter().map(flags).collect();
     }
-    let without = (0..columns).map(|c| (0..columns).map(|o| o != c).collect());
-    let alone = (0..columns).map(|c| (0..columns).map(|o| o == c).collect());
-    without.chain(alone).collect()
+    // A modality with several columns is taken away as one, too.
+    let mut parts: Vec<Vec<bool>> = (0..columns).map(|c| (0..columns).map(|o| o == c).collect()).collect();
+    for (c, modality) in modalities.iter().enumerate() {
+        let alike: Vec<bool> = modalities.iter().map(|m| m == modality).collect();
+        let several = alike.iter().filter(|same| **same).count();
+        if modalities[..c].contains(modality) || several < 2 || several == columns {
+            continue;
+        }
+        parts.push(alike);
+    }
+    let without: Vec<Vec<bool>> = parts.iter().map(|part| part.iter().map(|kept| !kept).collect()).collect();
+    let mut subsets = Vec::new();
+    for subset in without.into_iter().chain(parts) {
+        if !subsets.contains(&subset) {
+            subsets.push(subset);
+        }
+    }
+    subsets
 }
 
 /// Targets and decisions as the evaluation room takes them.
 ///
 /// # Errors
 /// When they do not fit each other.
-pub(crate) fn judged(learner: &Learner, targets: &[Target], decisions: &[Decision]) -> Result<Box<dyn Judged>> {
-    let label = &learner.objective.label;
+pub(crate) fn judged(label: &LabelSpec, targets: &[Target], decisions: &[Decision]) -> Result<Box<dyn Judged>> {
     let probabilities = || -> Vec<f64> {
         decisions.iter().filter_map(Decision::probabilities).flat_map(|p| p.iter().copied()).collect()
     };
@@ -312,6 +375,12 @@ fn notes(answered: &Answered, asked: usize) -> Vec<String> {
             asked - answered.rows.len()
         ));
     }
+    if answered.without_input > 0 {
+        notes.push(format!(
+            "{} of {asked} rows have none of the model's inputs: answered with what is most frequent in training",
+            answered.without_input
+        ));
+    }
     if s.truncated > 0 {
         notes.push(format!("{} texts are longer than the model reads and lost their end", s.truncated));
     }
@@ -321,13 +390,27 @@ fn notes(answered: &Answered, asked: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::subsets;
+    use sensorium_data::Modality;
 
     #[test]
     fn every_subset_of_three_but_a_few_of_five() {
-        assert_eq!(subsets(1).len(), 0);
-        assert_eq!(subsets(2), [[true, false], [false, true]]);
-        assert_eq!(subsets(3).len(), 6);
-        assert!(subsets(3)[..3].iter().all(|s| s.iter().filter(|k| **k).count() == 2));
-        assert_eq!(subsets(5).len(), 10);
+        let images = |n| vec![Modality::Image; n];
+        assert_eq!(subsets(&images(1)).len(), 0);
+        assert_eq!(subsets(&images(2)), [[true, false], [false, true]]);
+        assert_eq!(subsets(&images(3)).len(), 6);
+        assert!(subsets(&images(3))[..3].iter().all(|s| s.iter().filter(|k| **k).count() == 2));
+        assert_eq!(subsets(&images(5)).len(), 10);
+    }
+
+    #[test]
+    fn a_modality_of_several_columns_is_taken_away_as_one() {
+        use Modality::{Audio, Image, Text};
+        let few = subsets(&[Image, Text, Text, Audio]);
+        // Without and alone: four columns each, and the two texts together.
+        assert_eq!(few.len(), 10);
+        assert!(few.contains(&vec![true, false, false, true]));
+        assert!(few.contains(&vec![false, true, true, false]));
+        // What both texts leave is what both images are: once.
+        assert_eq!(subsets(&[Image, Text, Text, Image]).len(), 10);
     }
 }

@@ -287,7 +287,7 @@ fn metrics(learner: &Learner, answered: &Answered) -> Result<BTreeMap<String, f6
         return Ok(metrics);
     }
     metrics.insert("loss".to_owned(), answered.loss);
-    let judged = judged(learner, &answered.targets, &answered.decisions)?;
+    let judged = judged(&learner.objective.label, &answered.targets, &answered.decisions)?;
     let values = judged.measure(&vec![1; answered.rows.len()], true);
     for (name, value) in judged.metrics().into_iter().zip(values) {
         if let Some(value) = value {
