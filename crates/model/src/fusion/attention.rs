@@ -1,8 +1,8 @@
 //! Attention fusion: a Transformer over the tokens of all columns.
 
-use super::{Fused, FusionConfig, Present};
-use crate::{BlockConfig, Context, Features, LayerNorm, Linear, NormKind, Result, Transformer, TransformerConfig};
-use sensorium_engine::{Builder, Init, Offsets, ParamId, Var, ops};
+use super::{Entrance, Fused, FusionConfig, Present};
+use crate::{BlockConfig, Context, Features, Result, Transformer, TransformerConfig};
+use sensorium_engine::{Activation, Builder, Init, Offsets, ParamId, Var, ops};
 
 /// One sequence per sample: a fusion token and the tokens of every present
 /// column, each with its column's embedding; the fusion token's last state is
@@ -16,8 +16,7 @@ use sensorium_engine::{Builder, Init, Offsets, ParamId, Var, ops};
 /// the cost is linear in the number of columns.
 #[derive(Debug, Clone)]
 pub struct AttentionFusion {
-    norms: Vec<LayerNorm>,
-    projections: Vec<Linear>,
+    entrances: Vec<Entrance>,
     /// `[columns, dim]`
     column: ParamId,
     /// The fusion token, or the bottleneck: `[n, dim]`.
@@ -36,12 +35,7 @@ impl AttentionFusion {
     /// # Errors
     /// When the configuration makes no sense.
     pub fn new(b: &mut Builder<'_>, c: &FusionConfig, dims: &[usize]) -> Result<Self> {
-        let (mut norms, mut projections) = (Vec::new(), Vec::new());
-        for (i, dim) in dims.iter().enumerate() {
-            let mut b = b.scope(format_args!("column.{i}"));
-            norms.push(LayerNorm::new(&mut b.scope("norm"), *dim, NormKind::LayerNorm, 1e-5)?);
-            projections.push(Linear::new(&mut b.scope("projection"), *dim, c.dim, true)?);
-        }
+        let entrances = Entrance::for_columns(b, dims, c.dim)?;
         let block = BlockConfig { hidden: c.dim, heads: c.heads, dropout: c.dropout, ..BlockConfig::default() };
         let (name, own_tokens) = if c.bottleneck > 0 { ("bottleneck", c.bottleneck) } else { ("token", 1) };
         let stages = if c.bottleneck > 0 {
@@ -56,8 +50,7 @@ impl AttentionFusion {
             )?]
         };
         Ok(Self {
-            norms,
-            projections,
+            entrances,
             column: b.param("columns", &[dims.len(), c.dim], Init::Normal(0.02))?,
             tokens: b.param(name, &[own_tokens, c.dim], Init::Normal(0.02))?,
             bottleneck: c.bottleneck,
@@ -74,12 +67,12 @@ impl AttentionFusion {
         let t = cx.tape;
         let columns = cx.param(self.column);
         let (mut parts, mut pooled, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, (f, (norm, projection))) in features.iter().zip(self.norms.iter().zip(&self.projections)).enumerate() {
-            let x = projection.forward(cx, &norm.forward(cx, &f.tokens)?)?;
+        for (i, (f, entrance)) in features.iter().zip(&self.entrances).enumerate() {
+            let x = entrance.forward(cx, &f.tokens, Activation::Identity)?;
             let x = ops::add_rows_broadcast(t, &x, &columns, &vec![i as u32; x.rows()])?;
             parts.push(cx.dropout(x, self.dropout)?);
             let (vectors, r) = f.sample_vectors(cx, samples)?;
-            pooled.push(projection.forward(cx, &norm.forward(cx, &vectors)?)?);
+            pooled.push(entrance.forward(cx, &vectors, Activation::Identity)?);
             rows.push(r);
         }
         let present = Present::new(&rows, samples);

@@ -9,8 +9,8 @@ pub use attention::AttentionFusion;
 pub use concat::ConcatFusion;
 pub use weighted::WeightedFusion;
 
-use crate::{Context, Features, Result};
-use sensorium_engine::{Builder, Tensor, Var};
+use crate::{Context, Features, LayerNorm, Linear, NormKind, Result};
+use sensorium_engine::{Activation, Builder, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 /// Which fusion.
@@ -109,6 +109,33 @@ impl Fusion {
             Self::Weighted(f) => f.forward(cx, features, samples),
             Self::Attention(f) => f.forward(cx, features, samples),
         }
+    }
+}
+
+/// Brings one column's features to the width of the fusion: a norm, then a
+/// linear layer.
+#[derive(Debug, Clone)]
+struct Entrance {
+    norm: LayerNorm,
+    projection: Linear,
+}
+
+impl Entrance {
+    /// One for each column: creates `column.{i}.{norm,projection}`.
+    fn for_columns(b: &mut Builder<'_>, dims: &[usize], dim: usize) -> Result<Vec<Self>> {
+        dims.iter()
+            .enumerate()
+            .map(|(i, own)| {
+                let mut b = b.scope(format_args!("column.{i}"));
+                let norm = LayerNorm::new(&mut b.scope("norm"), *own, NormKind::LayerNorm, 1e-5)?;
+                Ok(Self { norm, projection: Linear::new(&mut b.scope("projection"), *own, dim, true)? })
+            })
+            .collect()
+    }
+
+    /// `[rows, own width]` to `[rows, dim]`.
+    fn forward(&self, cx: &Context<'_>, x: &Var, activation: Activation) -> Result<Var> {
+        self.projection.forward_with(cx, &self.norm.forward(cx, x)?, activation)
     }
 }
 

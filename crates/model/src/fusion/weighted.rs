@@ -1,7 +1,7 @@
 //! Weighted fusion: a gate for each present column of each sample.
 
-use super::{Fused, FusionConfig, Present};
-use crate::{Context, Features, LayerNorm, Linear, NormKind, Result};
+use super::{Entrance, Fused, FusionConfig, Present};
+use crate::{Context, Features, Linear, Result};
 use sensorium_engine::{Activation, Builder, Init, ParamId, Tensor, ops};
 
 /// A gated multimodal unit (Arevalo et al. 2017) for any number of columns,
@@ -9,8 +9,7 @@ use sensorium_engine::{Activation, Builder, Init, ParamId, Tensor, ops};
 /// present columns of v · tanh(U hᵢ + C mean(h) + eᵢ), f = Σ gateᵢ hᵢ.
 #[derive(Debug, Clone)]
 pub struct WeightedFusion {
-    norms: Vec<LayerNorm>,
-    projections: Vec<Linear>,
+    entrances: Vec<Entrance>,
     /// eᵢ: `[columns, dim]`
     column: ParamId,
     own: Linear,
@@ -25,16 +24,10 @@ impl WeightedFusion {
     /// # Errors
     /// When names are taken.
     pub fn new(b: &mut Builder<'_>, c: &FusionConfig, dims: &[usize]) -> Result<Self> {
-        let (mut norms, mut projections) = (Vec::new(), Vec::new());
-        for (i, dim) in dims.iter().enumerate() {
-            let mut b = b.scope(format_args!("column.{i}"));
-            norms.push(LayerNorm::new(&mut b.scope("norm"), *dim, NormKind::LayerNorm, 1e-5)?);
-            projections.push(Linear::new(&mut b.scope("projection"), *dim, c.dim, true)?);
-        }
+        let entrances = Entrance::for_columns(b, dims, c.dim)?;
         let mut gate = b.scope("gate");
         Ok(Self {
-            norms,
-            projections,
+            entrances,
             column: gate.param("column", &[dims.len(), c.dim], Init::Normal(0.02))?,
             own: Linear::new(&mut gate.scope("own"), c.dim, c.dim, true)?,
             context: Linear::new(&mut gate.scope("context"), c.dim, c.dim, false)?,
@@ -49,10 +42,9 @@ impl WeightedFusion {
     /// Those of the engine.
     pub fn forward(&self, cx: &Context<'_>, features: &[Features], samples: usize) -> Result<Fused> {
         let (mut parts, mut rows) = (Vec::new(), Vec::new());
-        for ((f, norm), projection) in features.iter().zip(&self.norms).zip(&self.projections) {
+        for (f, entrance) in features.iter().zip(&self.entrances) {
             let (vectors, r) = f.sample_vectors(cx, samples)?;
-            let vectors = norm.forward(cx, &vectors)?;
-            parts.push(projection.forward_with(cx, &vectors, Activation::Tanh)?);
+            parts.push(entrance.forward(cx, &vectors, Activation::Tanh)?);
             rows.push(r);
         }
         let present = Present::new(&rows, samples);
