@@ -167,6 +167,7 @@ mod tests {
         let options = Options { bootstrap: Some(Bootstrap::default()), ..Options::default() };
         let comparison = Comparison::new(&before, &judged, &options).unwrap();
         let models = IndexMap::from([(HOSTILE.to_owned(), evaluation.clone())]);
+        let gain = Gain::of(&comparison, "accuracy", HOSTILE, HOSTILE).unwrap();
         let example = Example {
             id: HOSTILE.into(),
             truth: HOSTILE.into(),
@@ -179,6 +180,7 @@ mod tests {
             lang,
             facts: &[(HOSTILE.into(), HOSTILE.into())],
             models: Some(&models),
+            gains: &[gain],
             highlight: &[HOSTILE.into()],
             comparison: Some(&comparison),
             curves: Some(&judged.curves(100).unwrap()),
