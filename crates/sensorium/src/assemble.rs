@@ -7,14 +7,9 @@ use crate::{Error, Result};
 use sensorium_data::processor::{AudioProcessor, ImageProcessor, TextProcessor, VideoProcessor};
 use sensorium_data::{Augmentation, DataPlan, LabelOptions, PlanOptions, Processor, Tokenizer, TokenizerOptions};
 use sensorium_model::towers::{
-    AudioTowerConfig, FeaturesTowerConfig, ImageStem, ImageTowerConfig, TabularTowerConfig, TextTowerConfig,
-    VideoTowerConfig,
+    AudioTowerConfig, FeaturesTowerConfig, ImageTowerConfig, TabularTowerConfig, TextTowerConfig, VideoTowerConfig,
 };
 use sensorium_model::{BlockConfig, ColumnTower, FusionConfig, ModelConfig, TowerConfig, TransformerConfig};
-
-/// Below this many training rows images get a stem of convolutions; above, the
-/// cheaper one of plain ViT.
-const CONV_STEM_ROWS: usize = 50_000;
 
 /// Chooses every automatic size by the number of training rows: small data
 /// gets small towers and many epochs.
@@ -36,10 +31,8 @@ pub(crate) fn resolve(config: &mut FitConfig, train_rows: usize) {
     size(&mut config.video.tower, other);
     size(&mut config.features.tower, 1);
     let patch = *config.image.patch_size.get_or_insert((config.image.size / 8).max(1));
-    let stride = *config.image.patch_stride.get_or_insert(patch);
-    config.image.stem.get_or_insert(stem(patch, stride, train_rows));
-    let patch = *config.video.patch_size.get_or_insert((config.video.size / 8).max(1));
-    config.video.stem.get_or_insert(stem(patch, patch, train_rows));
+    config.image.patch_stride.get_or_insert(patch);
+    config.video.patch_size.get_or_insert((config.video.size / 8).max(1));
     config.fusion.dim.get_or_insert(hidden);
     config.data.seed.get_or_insert(0);
     if config.train.epochs == 0 {
@@ -47,15 +40,6 @@ pub(crate) fn resolve(config: &mut FitConfig, train_rows: usize) {
         if config.train.early_stopping.patience == 0 {
             config.train.early_stopping.patience = (epochs as u32 / 4).max(3);
         }
-    }
-}
-
-/// Convolutions where pictures are few and they can make such tokens.
-fn stem(patch: usize, stride: usize, train_rows: usize) -> ImageStem {
-    if train_rows < CONV_STEM_ROWS && patch > 1 && patch.is_power_of_two() && stride == patch {
-        ImageStem::Conv
-    } else {
-        ImageStem::Patch
     }
 }
 
@@ -136,7 +120,7 @@ pub(crate) fn model_config(
                 }),
                 Processor::Image(p) => TowerConfig::Image(ImageTowerConfig {
                     image_size: p.size,
-                    stem: config.image.stem.unwrap_or_default(),
+                    stem: config.image.stem,
                     patch_size: config.image.patch_size.unwrap_or(p.size),
                     patch_stride: config.image.patch_stride.unwrap_or(0),
                     pooling: config.image.tower.pooling,
@@ -158,7 +142,7 @@ pub(crate) fn model_config(
                     TowerConfig::Video(VideoTowerConfig {
                         image: ImageTowerConfig {
                             image_size: p.size,
-                            stem: config.video.stem.unwrap_or_default(),
+                            stem: config.video.stem,
                             patch_size: config.video.patch_size.unwrap_or(p.size),
                             patch_stride: 0,
                             pooling: tower.pooling,

@@ -19,7 +19,7 @@ pub enum ImageStem {
     #[default]
     Patch,
     /// Convolutions of 3 × 3 with stride 2, one for each halving that makes a
-    /// patch of a token; they learn from fewer pictures (Xiao et al., "Early
+    /// patch of a token (Xiao et al., "Early
     /// convolutions help transformers see better", 2021).
     Conv,
 }

@@ -190,9 +190,8 @@ pub struct ImageSection {
     /// What becomes of images that are not square: `center`, `squash` or `pad`.
     pub crop: CropMode,
     /// How pixels become tokens: `patch`, one linear layer as in ViT, or `conv`, strided
-    /// convolutions that learn from fewer pictures (automatic: `conv` up to 50,000 training rows).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stem: Option<ImageStem>,
+    /// convolutions; `patch_size` is then a power of two.
+    pub stem: ImageStem,
     /// Pixels of each side of a patch (automatic: an eighth of `size`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_size: Option<usize>,
@@ -210,7 +209,7 @@ impl Default for ImageSection {
         Self {
             size: 64,
             crop: CropMode::Pad,
-            stem: None,
+            stem: ImageStem::Patch,
             patch_size: None,
             patch_stride: None,
             augment: true,
@@ -263,10 +262,8 @@ pub struct VideoSection {
     pub size: usize,
     /// What becomes of frames that are not square: `center`, `squash` or `pad`.
     pub crop: CropMode,
-    /// How pixels become tokens, as for images: `patch` or `conv` (automatic: `conv` up to 50,000
-    /// training rows).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stem: Option<ImageStem>,
+    /// How pixels become tokens, as for images: `patch` or `conv`.
+    pub stem: ImageStem,
     /// Pixels of each side of a patch (automatic: an eighth of `size`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_size: Option<usize>,
@@ -284,7 +281,7 @@ impl Default for VideoSection {
             frames: 8,
             size: 64,
             crop: CropMode::Center,
-            stem: None,
+            stem: ImageStem::Patch,
             patch_size: None,
             augment: true,
             tower: TowerSection::default(),

@@ -386,7 +386,7 @@ fn describe_stem(image: &ImageTowerConfig) -> String {
     match image.stem {
         ImageStem::Patch => "ViT: patches, then a Transformer".to_owned(),
         ImageStem::Conv => {
-            format!("{} convolutions, then a Transformer: learns from few pictures", image.patch_size.trailing_zeros())
+            format!("{} convolutions, then a Transformer", image.patch_size.trailing_zeros())
         }
     }
 }
