@@ -38,12 +38,26 @@ pub struct HeadConfig {
     pub dense: Option<ActivationName>,
     /// Width of that layer; `inputs` when left out.
     pub dense_width: Option<usize>,
+    /// Whether that layer has a bias.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub dense_bias: bool,
     /// Variance offset of a layer norm before the output; none without.
     pub norm_eps: Option<f64>,
+    /// Whether that norm has a bias.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub norm_bias: bool,
     /// Numbers given per row: classes, or tokens of a vocabulary.
     pub outputs: usize,
     /// Whether the output has a bias.
     pub bias: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(x: &bool) -> bool {
+    *x
 }
 
 /// A head.
@@ -64,11 +78,14 @@ impl Head {
     pub fn new(b: &mut Builder<'_>, c: &HeadConfig) -> Result<Self> {
         let width = if c.dense.is_some() { c.dense_width.unwrap_or(c.inputs) } else { c.inputs };
         let dense = match c.dense {
-            Some(f) => Some((Linear::new(&mut b.scope("dense"), c.inputs, width, true)?, f)),
+            Some(f) => Some((Linear::new(&mut b.scope("dense"), c.inputs, width, c.dense_bias)?, f)),
             None => None,
         };
         let norm = match c.norm_eps {
-            Some(eps) => Some(LayerNorm::new(&mut b.scope("norm"), width, NormKind::LayerNorm, eps)?),
+            Some(eps) => {
+                let (kind, mut b) = (NormKind::LayerNorm, b.scope("norm"));
+                Some(LayerNorm::with_bias(&mut b, width, kind, eps, c.norm_bias)?)
+            }
             None => None,
         };
         let output = Linear::new(&mut b.scope("output"), width, c.outputs, c.bias)?;

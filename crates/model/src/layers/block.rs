@@ -222,7 +222,7 @@ impl<'a> Surroundings<'a> {
 pub struct Block {
     config: BlockConfig,
     attention: MultiHeadAttention,
-    attention_norm: LayerNorm,
+    attention_norm: Option<LayerNorm>,
     cross: Option<(MultiHeadAttention, LayerNorm)>,
     gate: Option<Linear>,
     up: Linear,
@@ -240,6 +240,11 @@ impl Block {
     /// # Errors
     /// When the configuration makes no sense or names are taken.
     pub fn new(b: &mut Builder<'_>, config: &BlockConfig) -> Result<Self> {
+        Self::with_norm(b, config, true)
+    }
+
+    /// As [`Block::new`], without `attention_norm` if not wanted.
+    pub(super) fn with_norm(b: &mut Builder<'_>, config: &BlockConfig, attention_norm: bool) -> Result<Self> {
         config.validate("block")?;
         let c = config;
         let inner = if c.intermediate == 0 { 4 * c.hidden } else { c.intermediate };
@@ -252,7 +257,7 @@ impl Block {
         };
         Ok(Self {
             attention: MultiHeadAttention::new(&mut b.scope("attention"), c, false)?,
-            attention_norm: norm(b, "attention_norm")?,
+            attention_norm: if attention_norm { Some(norm(b, "attention_norm")?) } else { None },
             cross: if c.cross_attention {
                 Some((MultiHeadAttention::new(&mut b.scope("cross"), c, true)?, norm(b, "cross_norm")?))
             } else {
@@ -288,7 +293,7 @@ impl Block {
             Some(cache) => (Some(&mut cache.past), cache.memory.as_ref()),
             None => (None, None),
         };
-        let x = self.sublayer(cx, x, &self.attention_norm, around, self.scales.map(|s| s.0), |y| {
+        let x = self.sublayer(cx, x, self.attention_norm.as_ref(), around, self.scales.map(|s| s.0), |y| {
             self.attention.forward(cx, y, around, past)
         })?;
         let x = match &self.cross {
@@ -300,10 +305,10 @@ impl Block {
                 };
                 let memory =
                     memory.ok_or_else(|| ModelError::config("block", "cross-attention needs a memory to attend to"))?;
-                self.sublayer(cx, &x, norm, around, None, |y| cross.forward_to(cx, y, around.segments, &memory))?
+                self.sublayer(cx, &x, Some(norm), around, None, |y| cross.forward_to(cx, y, around.segments, &memory))?
             }
         };
-        self.sublayer(cx, &x, &self.mlp_norm, around, self.scales.map(|s| s.1), |y| self.feed_forward(cx, y))
+        self.sublayer(cx, &x, Some(&self.mlp_norm), around, self.scales.map(|s| s.1), |y| self.feed_forward(cx, y))
     }
 
     /// The layer that it begins with.
@@ -326,7 +331,7 @@ impl Block {
         &self,
         cx: &Context<'_>,
         x: &Var,
-        norm: &LayerNorm,
+        norm: Option<&LayerNorm>,
         around: &Surroundings<'_>,
         scale: Option<ParamId>,
         f: impl FnOnce(&Var) -> Result<Var>,
@@ -338,14 +343,15 @@ impl Block {
             };
             self.after(cx, y, around.segments)
         };
+        let norm = |x: Var| norm.map_or(Ok(x.clone()), |norm| norm.forward(cx, &x));
         match self.config.norm_place {
             NormPlace::Pre => {
-                let y = finish(f(&norm.forward(cx, x)?)?)?;
+                let y = finish(f(&norm(x.clone())?)?)?;
                 Ok(ops::add(cx.tape, &y, x)?)
             }
             NormPlace::Post => {
                 let y = finish(f(x)?)?;
-                norm.forward(cx, &ops::add(cx.tape, &y, x)?)
+                norm(ops::add(cx.tape, &y, x)?)
             }
         }
     }

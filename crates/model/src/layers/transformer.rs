@@ -25,6 +25,10 @@ pub struct TransformerConfig {
     /// A bias on attention scores by distance, shared by all layers (T5, MPNet).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relative_positions: Option<RelativePositionsConfig>,
+    /// Whether the first block normalises before its attention; not where
+    /// the embeddings are normalised (ModernBERT).
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub first_norm: bool,
     /// Layers that see everything whatever the block's `window`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub global_layers: Vec<usize>,
@@ -43,6 +47,7 @@ impl Default for TransformerConfig {
             shared: false,
             final_norm: None,
             relative_positions: None,
+            first_norm: true,
             global_layers: Vec::new(),
             local_rotary_base: None,
         }
@@ -83,7 +88,7 @@ impl Transformer {
                 } else if c.window.is_some() && c.rotary_base.is_some() {
                     block.rotary_base = config.local_rotary_base.or(c.rotary_base);
                 }
-                Block::new(&mut b.scope(format_args!("layer.{i}")), &block)
+                Block::with_norm(&mut b.scope(format_args!("layer.{i}")), &block, i > 0 || config.first_norm)
             })
             .collect::<Result<_>>()?;
         let relative = match &config.relative_positions {

@@ -135,7 +135,9 @@ fn projected_classifier(c: &Config, hidden: usize) -> Result<Option<Part>> {
         inputs: hidden,
         dense: Some(ActivationName::Identity),
         dense_width: Some(c.usize_or("classifier_proj_size", 256)?),
+        dense_bias: true,
         norm_eps: None,
+        norm_bias: true,
         outputs: labels(c)?,
         bias: true,
     };
@@ -216,7 +218,9 @@ fn wav2vec2(c: &Config) -> Result<Vec<Part>> {
         inputs: hidden,
         dense: None,
         dense_width: None,
+        dense_bias: true,
         norm_eps: None,
+        norm_bias: true,
         outputs,
         bias: true,
     };
@@ -278,7 +282,9 @@ fn ast(c: &Config) -> Result<Vec<Part>> {
         inputs: hidden,
         dense: None,
         dense_width: None,
+        dense_bias: true,
         norm_eps: Some(eps),
+        norm_bias: true,
         outputs: labels(c)?,
         bias: true,
     };

@@ -82,10 +82,18 @@ fn masked_lm(c: &Config, hidden: usize, width: usize) -> Result<HeadConfig> {
         inputs: hidden,
         dense: Some(c.activation_or("hidden_act", "gelu")?),
         dense_width: Some(width),
+        dense_bias: true,
         norm_eps: Some(c.f64_or("layer_norm_eps", 1e-12)?),
+        norm_bias: true,
         outputs: c.usize("vocab_size")?,
         bias: true,
     })
+}
+
+/// Whether a classifier answers for every token; taggers share the names of
+/// classifiers.
+pub(super) fn is_tagger(c: &Config) -> bool {
+    c.get("architectures").is_some_and(|a| a.to_string().contains("ForTokenClassification"))
 }
 
 /// A linear classifier; the number of classes is told by its labels.
@@ -95,10 +103,18 @@ pub(super) fn classifier(
     inputs: usize,
     dense: Option<ActivationName>,
 ) -> Result<HeadConfig> {
-    // Taggers share the names of classifiers, but answer for every token.
-    let tagger = c.get("architectures").is_some_and(|a| a.to_string().contains("ForTokenClassification"));
-    let (input, dense) = if tagger { (HeadInput::Tokens, None) } else { (input, dense) };
-    Ok(HeadConfig { input, inputs, dense, dense_width: None, norm_eps: None, outputs: c.classes()?, bias: true })
+    let (input, dense) = if is_tagger(c) { (HeadInput::Tokens, None) } else { (input, dense) };
+    Ok(HeadConfig {
+        input,
+        inputs,
+        dense,
+        dense_width: None,
+        dense_bias: true,
+        norm_eps: None,
+        norm_bias: true,
+        outputs: c.classes()?,
+        bias: true,
+    })
 }
 
 fn bert(c: &Config) -> Result<Vec<Part>> {
@@ -187,7 +203,9 @@ fn distilbert(c: &Config) -> Result<Vec<Part>> {
         inputs: hidden,
         dense: Some(text.transformer.block.activation),
         dense_width: Some(hidden),
+        dense_bias: true,
         norm_eps: Some(1e-12),
+        norm_bias: true,
         outputs: text.vocab_size,
         bias: true,
     };

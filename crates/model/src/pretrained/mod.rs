@@ -17,6 +17,7 @@ mod gpt2;
 mod grid;
 mod key_map;
 mod llama;
+mod modernbert;
 mod siglip;
 mod t5;
 mod vit;
@@ -51,6 +52,7 @@ pub const FAMILIES: &[Family] = &[
     bert::MPNET,
     bert::ALBERT,
     bert::ELECTRA,
+    modernbert::MODERNBERT,
     vit::VIT,
     vit::DEIT,
     dinov2::DINOV2,

@@ -61,7 +61,17 @@ pub(super) fn image_keys(positions: Convert) -> KeyMap {
 /// A linear classifier over some of a tower's features.
 pub(super) fn classifier(c: &Config, input: HeadInput, inputs: usize) -> Result<HeadConfig> {
     let outputs = c.classes()?;
-    Ok(HeadConfig { input, inputs, dense: None, dense_width: None, norm_eps: None, outputs, bias: true })
+    Ok(HeadConfig {
+        input,
+        inputs,
+        dense: None,
+        dense_width: None,
+        dense_bias: true,
+        norm_eps: None,
+        norm_bias: true,
+        outputs,
+        bias: true,
+    })
 }
 
 fn tower(c: &Config) -> Result<ImageTowerConfig> {

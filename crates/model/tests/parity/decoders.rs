@@ -4,8 +4,9 @@
 use crate::harness::{Case, Folders, Run, check_towers};
 use crate::text::texts;
 use sensorium_engine::{Offsets, Params, Tape, Var};
+use sensorium_model::pretrained::Pretrained;
 use sensorium_model::{Context, Decoder, Tower};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Lists of token numbers under a name, packed.
@@ -124,4 +125,36 @@ cases!(
     qwen3_biases_tied,
 );
 cases!(check_translation; t5, t5_gated, t5_gated_silu_far, t5_untied, mt5);
-cases!(|name: &str| check_towers(name, texts); gpt2_text, llama_text, llama_classifier, qwen3_text, t5_encoder);
+cases!(|name: &str| check_towers(name, texts); gpt2_text, llama_text, llama_classifier, qwen3_text, t5_encoder,
+    modernbert, modernbert_biases_silu, modernbert_masked_lm, modernbert_classifier, modernbert_tagger);
+
+/// What a configuration may say that means other numbers than those computed.
+#[test]
+fn settings_that_are_not_computed_are_refused() {
+    let dynamic = json!({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 100.0});
+    let half = json!({"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5});
+    let no_factor = json!({"rope_type": "linear", "rope_theta": 100.0});
+    for (name, key, value, said) in [
+        ("llama", "rope_parameters", dynamic, "rope_type"),
+        ("llama", "rope_parameters", half, "partial_rotary_factor"),
+        ("llama", "rope_parameters", no_factor, "factor"),
+        ("llama", "pretraining_tp", json!(2), "pretraining_tp"),
+        ("llama", "quantization_config", json!({"bits": 4}), "quantization_config"),
+        ("llama", "hidden_act", json!("xielu"), "hidden_act"),
+        ("mistral", "sliding_window", json!(0), "sliding_window"),
+        ("qwen2_window", "layer_types", json!(["full_attention", "linear_attention"]), "layer_types"),
+        ("gpt2", "scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx"),
+        ("gpt2", "add_cross_attention", json!(true), "add_cross_attention"),
+        ("t5", "feed_forward_proj", json!("gated-tanh"), "feed_forward_proj"),
+        ("modernbert", "global_attn_every_n_layers", json!(0), "global_attn_every_n_layers"),
+    ] {
+        let mut case = Case::read(name);
+        if key == "global_attn_every_n_layers" {
+            case.config["layer_types"] = Value::Null;
+        }
+        case.config[key] = value;
+        let folder = tempfile::tempdir().expect("folder");
+        let error = Pretrained::open(&case.write(folder.path(), "")).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains(said), "{name} with another {key}: {error:?}");
+    }
+}
