@@ -24,6 +24,8 @@ test: ## what every change must pass
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --workspace --locked
+	$(CARGO) clippy --package sensorium --features hub --all-targets --locked -- -D warnings
+	$(CARGO) test --package sensorium --features hub --test hub --locked
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh; fi
 
 .PHONY: doc

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sensorium::rooms::model::checkpoint::DType;
 use sensorium::{ColumnType, OnBad, Split};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -38,6 +39,10 @@ pub enum Command {
     Evaluate(EvaluateArguments),
     /// Predict the label of new rows
     Predict(PredictArguments),
+    /// Look at checkpoints and models
+    Model(ModelArguments),
+    /// Write a checkpoint (safetensors or PyTorch, whole or in shards) as one safetensors file
+    Convert(ConvertArguments),
     /// Print configurations
     Config(ConfigArguments),
 }
@@ -201,6 +206,64 @@ impl From<OnError> for OnBad {
             OnError::Fail => Self::Fail,
             OnError::Skip => Self::Skip,
             OnError::Null => Self::Null,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct ModelArguments {
+    #[command(subcommand)]
+    pub command: ModelCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ModelCommand {
+    /// What a checkpoint is: files, tensors, architecture, and what of it can be used
+    Info(ModelInfoArguments),
+}
+
+#[derive(Args, Debug)]
+pub struct ModelInfoArguments {
+    /// A folder, a weights file, or the name of a model on the hub (org/name)
+    #[arg(value_name = "PATH|HUB-ID")]
+    pub model: String,
+    /// List every tensor: name, number format, dimensions
+    #[arg(long)]
+    pub tensors: bool,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ConvertArguments {
+    /// A folder, a weights file, or the name of a model on the hub (org/name)
+    #[arg(value_name = "PATH|HUB-ID")]
+    pub input: String,
+    /// The file to write
+    #[arg(value_name = "OUT.safetensors")]
+    pub out: PathBuf,
+    /// The number format of floating-point tensors (default: as they are)
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatName>,
+    /// Write over a file that is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+pub enum FloatName {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<FloatName> for DType {
+    fn from(name: FloatName) -> Self {
+        match name {
+            FloatName::F32 => Self::F32,
+            FloatName::F16 => Self::F16,
+            FloatName::Bf16 => Self::BF16,
         }
     }
 }

@@ -44,6 +44,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Fit(a) => commands::fit::run(a),
         Command::Evaluate(a) => commands::evaluate::run(a),
         Command::Predict(a) => commands::predict::run(a),
+        Command::Model(a) => commands::model::run(a),
+        Command::Convert(a) => commands::convert::run(a),
         Command::Config(a) => commands::config::run(a),
     }
 }

@@ -1,7 +1,9 @@
 //! One file per verb.
 
 pub mod config;
+pub mod convert;
 pub mod evaluate;
 pub mod fit;
 pub mod inspect;
+pub mod model;
 pub mod predict;

@@ -1,9 +1,11 @@
 //! The program as a person runs it: one module per verb.
 
 mod config;
+mod convert;
 mod evaluate;
 mod fit;
 mod inspect;
+mod model;
 mod predict;
 mod resume;
 mod scene;

@@ -117,7 +117,8 @@ impl Part {
         Self { name, config: PartConfig::Decoder(Box::new(config)), keys }
     }
 
-    fn kind(&self) -> &'static str {
+    /// What it is, in words.
+    pub fn kind(&self) -> &'static str {
         match self.config {
             PartConfig::Tower(_) => "tower",
             PartConfig::Head(_) => "head",
@@ -309,6 +310,23 @@ impl Pretrained {
     pub fn load_decoder(&self, name: &str, params: &mut Params) -> Result<Decoder> {
         let config = self.decoder_config(name)?;
         self.load_into(params, name, |b| Decoder::new(b, config))
+    }
+
+    /// Loads a part to see that it fits; returns the number of its parameters.
+    ///
+    /// # Errors
+    /// When there is none, or tensors are missing or of another shape.
+    pub fn try_part(&self, name: &str) -> Result<usize> {
+        let mut params = Params::new();
+        match &self.part(name)?.config {
+            PartConfig::Tower(config) => self.load_into(&mut params, name, |b| Tower::new(b, config)).map(|_| ()),
+            PartConfig::Head(config) => self.load_into(&mut params, name, |b| Head::new(b, config)).map(|_| ()),
+            PartConfig::ImageText(config) => {
+                self.load_into(&mut params, name, |b| ImageText::new(b, config)).map(|_| ())
+            }
+            PartConfig::Decoder(config) => self.load_into(&mut params, name, |b| Decoder::new(b, config)).map(|_| ()),
+        }?;
+        Ok(params.count().0)
     }
 
     fn wrong_kind(&self, name: &str, expected: &str) -> ModelError {
