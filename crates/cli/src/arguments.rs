@@ -176,6 +176,9 @@ pub struct PredictArguments {
     /// The sample's value of a column, where a model has several of a kind (may be repeated)
     #[arg(long, conflicts_with = "table", value_name = "COLUMN=VALUE")]
     pub input: Vec<String>,
+    /// Answer with another adapter: the folder `adapter` of a model from the same base, or PEFT's
+    #[arg(long, value_name = "FOLDER")]
+    pub adapter: Option<PathBuf>,
     /// The form of the answers
     #[arg(long, value_enum, default_value_t = Format::Csv)]
     pub format: Format,

@@ -14,6 +14,9 @@ use std::path::Path;
 /// what it knows already is worth more than what a batch says.
 const LR_SCALE: f64 = 0.06;
 
+/// From a parameter's name within its tower to the checkpoint's.
+pub(crate) type TensorName<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
+
 /// The encoders of a configuration.
 #[derive(Default)]
 pub(crate) struct Encoders {
@@ -121,6 +124,31 @@ impl Encoders {
             }
         }
         Ok(())
+    }
+
+    /// What the names of the towers that encoders made begin with.
+    pub(crate) fn scopes<'p>(
+        &self,
+        model: &MultimodalModel,
+        processors: impl IntoIterator<Item = &'p Processor>,
+    ) -> Vec<String> {
+        let made = processors.into_iter().enumerate().filter(|(_, p)| self.of(p).is_some());
+        made.map(|(column, _)| model.tower_scope(column).to_owned()).collect()
+    }
+
+    /// For each tower that an encoder made what its names begin with, and the
+    /// checkpoint's name of one of its parameters.
+    pub(crate) fn tensor_names<'s, 'p>(
+        &'s self,
+        model: &MultimodalModel,
+        processors: impl IntoIterator<Item = &'p Processor>,
+    ) -> Vec<(String, TensorName<'s>)> {
+        let made = processors.into_iter().enumerate().filter_map(|(column, p)| Some((column, self.of(p)?)));
+        made.map(|(column, encoder)| {
+            let name = move |ours: &str| encoder.source.tensor_name(encoder.part, ours);
+            (model.tower_scope(column).to_owned(), Box::new(name) as TensorName<'s>)
+        })
+        .collect()
     }
 
     /// Lets the towers that encoders made learn more slowly than the rest,

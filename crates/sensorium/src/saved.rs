@@ -1,6 +1,7 @@
 //! A saved model: a folder that explains itself.
 //!
-//! `model.safetensors` (weights), `config.json` (structure and label),
+//! `model.safetensors` (weights), `adapter/` (what was fine-tuned, see
+//! [`crate::finetune`]), `config.json` (structure and label),
 //! `data.json` and `tokenizer.json` (how rows become inputs), `config.toml`
 //! (the resolved configuration it was made with), `metrics.json`, `README.md`.
 
@@ -11,9 +12,10 @@ use crate::{Error, Result};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use sensorium_data::DataPlan;
-use sensorium_engine::{EngineError, Params, Tensor, Weights};
+use sensorium_engine::{EngineError, Tensor, Weights};
 use sensorium_model::{ModelConfig, MultimodalModel};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,6 +49,12 @@ struct Structure {
     written_by: String,
     objective: Objective,
     model: ModelConfig,
+    /// Whether the folder `adapter` belongs to the model.
+    #[serde(default)]
+    adapter: bool,
+    /// What modules are called in the files of adapters, by our names.
+    #[serde(default)]
+    module_names: BTreeMap<String, String>,
 }
 
 /// Writes what is known before training: structure, data plan, configuration.
@@ -60,6 +68,8 @@ pub(crate) fn save_structure(folder: &Path, learner: &Learner, plan: &DataPlan, 
         written_by: concat!("sensorium ", env!("CARGO_PKG_VERSION")).into(),
         objective: learner.objective.clone(),
         model: learner.model.config().clone(),
+        adapter: learner.model.adapters().active().is_some(),
+        module_names: learner.model.adapters().file_names().clone(),
     };
     let json = serde_json::to_string_pretty(&structure).map_err(|e| Error::model(folder, e.to_string()))?;
     write(&folder.join(CONFIG_FILE), json.as_bytes())?;
@@ -69,13 +79,16 @@ pub(crate) fn save_structure(folder: &Path, learner: &Learner, plan: &DataPlan, 
     write(&folder.join(FIT_FILE), format!("{head}{text}").as_bytes())
 }
 
-/// Writes the weights.
+/// Writes the weights, but for those of adapters.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(crate) fn save_weights(folder: &Path, params: &Params) -> Result<()> {
-    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = params
+pub(crate) fn save_weights(folder: &Path, learner: &Learner) -> Result<()> {
+    let adapters = crate::finetune::adapter_parameters(learner)?;
+    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = learner
+        .params
         .iter()
+        .filter(|(id, _)| !adapters.contains(id))
         .map(|(_, p)| {
             let bytes = p.value.data().iter().flat_map(|x| x.to_le_bytes()).collect();
             (p.name.clone(), p.value.dims().to_vec(), bytes)
@@ -135,7 +148,7 @@ impl Model {
             }
             _ => return Err(broken("is not the configuration of a sensorium model".into())),
         }
-        let Structure { objective, model: config, .. } =
+        let Structure { objective, model: config, adapter, module_names, .. } =
             serde_json::from_value(json).map_err(|e| broken(e.to_string()))?;
         if config.outputs != objective.outputs() {
             return Err(broken(format!("{} outputs do not fit the label's {}", config.outputs, objective.outputs())));
@@ -158,6 +171,11 @@ impl Model {
         if !unexpected.is_empty() {
             return Err(Error::model(folder, format!("{WEIGHTS_FILE} has unknown tensors: {}", unexpected.join(", "))));
         }
+        let mut learner = Learner { model, params, objective, feature_cache: None };
+        learner.model.adapters_mut().set_file_names(module_names);
+        if adapter {
+            crate::finetune::load_own(folder, &mut learner)?;
+        }
         let fit = folder.join(FIT_FILE);
         let mut config = match fit.exists() {
             true => crate::config::read(&fit, &[])?,
@@ -165,7 +183,7 @@ impl Model {
         };
         // Before data.seed, rows were split by the seed of training.
         config.data.seed.get_or_insert(config.train.seed);
-        Ok(Self { learner: Learner { model, params, objective, feature_cache: None }, plan: Arc::new(plan), config })
+        Ok(Self { learner, plan: Arc::new(plan), config })
     }
 
     /// The names of the model's input columns, in order.

@@ -7,7 +7,8 @@ use sensorium_engine::pattern::matches;
 use serde::Serialize;
 use std::fmt;
 
-/// The parts of a model, by the first word of their parameters' names.
+/// The parts of a model, by the first word of their parameters' names; towers
+/// and whatever else is a list of parts by the first two.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inventory {
     /// The parts in the order of the model.
@@ -19,7 +20,7 @@ pub struct Inventory {
 /// One part of a model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Part {
-    /// Its name, such as `text`.
+    /// Its name, such as `towers.text` or `head`.
     pub name: String,
     /// Its parameters (elements).
     pub parameters: usize,
@@ -54,7 +55,7 @@ impl Inventory {
     pub fn of(config: &TrainConfig, params: &Params) -> Self {
         let mut parts: Vec<Part> = Vec::new();
         for (_, p) in params.iter() {
-            let name = p.name.split('.').next().unwrap_or_default();
+            let name = part_of(&p.name);
             let trains = p.trainable && !config.freeze.iter().any(|pattern| matches(pattern, &p.name));
             let at = parts.iter().position(|part| part.name == name).unwrap_or_else(|| {
                 parts.push(Part { name: name.to_owned(), parameters: 0, trainable: 0 });
@@ -108,6 +109,16 @@ impl fmt::Display for Inventory {
     }
 }
 
+/// `towers.text` for `towers.text.embeddings.word`, `head` for `head.weight`.
+fn part_of(name: &str) -> &str {
+    let mut dots = name.match_indices('.').map(|(at, _)| at);
+    let Some(first) = dots.next() else { return name };
+    match &name[..first] {
+        "towers" => &name[..dots.next().unwrap_or(name.len())],
+        part => part,
+    }
+}
+
 fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
@@ -128,13 +139,15 @@ mod tests {
     #[test]
     fn parts_are_counted_and_memory_follows_the_optimizer() {
         let mut params = Params::new();
-        for (name, dims) in [("text.a.weight", [1000, 1000]), ("head.weight", [2, 500]), ("text.b.weight", [10, 10])] {
+        for (name, dims) in
+            [("towers.text.a.weight", [1000, 1000]), ("head.weight", [2, 500]), ("towers.text.b.weight", [10, 10])]
+        {
             params.insert(name, Tensor::zeros(&dims)).expect("new name");
         }
-        let config = TrainConfig { freeze: vec!["text.a".into()], ema: 0.9, ..TrainConfig::default() };
+        let config = TrainConfig { freeze: vec!["towers.text.a".into()], ema: 0.9, ..TrainConfig::default() };
         let inventory = Inventory::of(&config, &params);
         let part = |name: &str, parameters, trainable| Part { name: name.into(), parameters, trainable };
-        assert_eq!(inventory.parts, [part("text", 1_000_100, 100), part("head", 1000, 1000)]);
+        assert_eq!(inventory.parts, [part("towers.text", 1_000_100, 100), part("head", 1000, 1000)]);
         let trained = 1100 * 4;
         let expected = Memory {
             parameters: 1_001_100 * 4,
@@ -145,7 +158,7 @@ mod tests {
         };
         assert_eq!(inventory.memory, expected);
         let table = inventory.to_string();
-        assert!(table.contains("total       1,001,100           1,100       1,000,000"), "{table}");
+        assert!(table.contains("total             1,001,100           1,100       1,000,000"), "{table}");
         assert!(
             table.contains("memory: 3.84 MiB without activations (weights 3.82 MiB, gradients 4.30 KiB"),
             "{table}"

@@ -9,7 +9,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub fn run(arguments: &PredictArguments) -> anyhow::Result<ExitCode> {
-    let model = Model::load(&arguments.model)?;
+    let mut model = Model::load(&arguments.model)?;
+    if let Some(adapter) = &arguments.adapter {
+        for note in model.load_adapter(adapter)? {
+            eprintln!("{note}");
+        }
+    }
+    model.merge_adapter()?;
     let format = match arguments.out.as_deref().and_then(Path::extension).and_then(|e| e.to_str()) {
         Some("jsonl" | "json" | "ndjson") => Format::Jsonl,
         Some("csv") => Format::Csv,

@@ -3,6 +3,7 @@
 mod config;
 mod convert;
 mod evaluate;
+mod finetune;
 mod fit;
 mod inspect;
 mod model;

@@ -2,9 +2,9 @@
 //!
 //! A folder with `adapter_config.json` and `adapter_model.safetensors`, laid
 //! out as PEFT does, so that it reads ours and ours reads its: tensors are named
-//! `base_model.model.MODULE.lora_A.weight`. MODULE is whatever a [`Naming`]
-//! makes of our module's name: for a tower that came from a checkpoint, the
-//! module's name there. Kinds that PEFT has not get a configuration of our own
+//! `base_model.model.MODULE.lora_A.weight`. MODULE is the module's name in the
+//! checkpoint that it came from, where it came from one
+//! ([`Adapters::set_file_names`]). Kinds that PEFT has not get a configuration of our own
 //! and names in the same style.
 
 use super::lora::{Lora, TableLora};
@@ -25,35 +25,40 @@ pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// What PEFT puts before the name of every module.
 const ROOT: &str = "base_model.model.";
 
-/// What a module of ours is called in files.
-pub type Naming<'a> = dyn Fn(&str) -> String + 'a;
-
-/// Our own names, for parts that came from nowhere.
-pub fn own_names(module: &str) -> String {
-    module.to_owned()
-}
-
 impl Adapters {
+    /// Says what modules are called in the files of adapters: those of a tower
+    /// that came from a checkpoint as there, so that other tools know them.
+    /// Names that two modules share (towers from one checkpoint, projections
+    /// that are one tensor there) are left out; modules without one keep ours.
+    pub fn set_file_names(&mut self, names: BTreeMap<String, String>) {
+        let mut seen: BTreeMap<&String, usize> = BTreeMap::new();
+        names.values().for_each(|theirs| *seen.entry(theirs).or_default() += 1);
+        let shared: BTreeSet<String> = seen.into_iter().filter(|(_, n)| *n > 1).map(|(n, _)| n.clone()).collect();
+        self.file_names = names.into_iter().filter(|(_, theirs)| !shared.contains(theirs)).collect();
+    }
+
+    /// The names given with [`Adapters::set_file_names`], by ours.
+    pub fn file_names(&self) -> &BTreeMap<String, String> {
+        &self.file_names
+    }
+
+    fn file_name<'a>(&'a self, module: &'a str) -> &'a str {
+        self.file_names.get(module).map_or(module, String::as_str)
+    }
+
     /// Writes an adapter into a folder. `base` says for people which model it
     /// was made on.
     ///
     /// # Errors
     /// When there is none of that name, two modules have the same name in the
     /// file, or a file cannot be written.
-    pub fn save(
-        &self,
-        params: &Params,
-        name: &str,
-        folder: &Path,
-        naming: &Naming<'_>,
-        base: Option<&str>,
-    ) -> Result<()> {
+    pub fn save(&self, params: &Params, name: &str, folder: &Path, base: Option<&str>) -> Result<()> {
         let set = &self.sets[self.index(name)?];
         let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
         let (mut targets, mut feedforward) = (BTreeSet::new(), BTreeSet::new());
         let mut patterns = Patterns::default();
         for (weight, site) in &set.sites {
-            let module = naming(modules::name_of(params, *weight));
+            let module = self.file_name(modules::name_of(params, *weight)).to_owned();
             for (part, value) in parts(params, site) {
                 if tensors.insert(format!("{ROOT}{module}.{part}"), value).is_some() {
                     let problem = format!("two modules are called {module:?} in its file: use names that differ");
@@ -100,14 +105,7 @@ impl Adapters {
     /// When the folder holds no adapter, one of a kind that is not computed
     /// here, or one that does not fit the model: modules that it does not have,
     /// or of other widths.
-    pub fn load(
-        &mut self,
-        params: &mut Params,
-        name: &str,
-        folder: &Path,
-        parts: &[String],
-        naming: &Naming<'_>,
-    ) -> Result<Vec<String>> {
+    pub fn load(&mut self, params: &mut Params, name: &str, folder: &Path, parts: &[String]) -> Result<Vec<String>> {
         let path = folder.join(ADAPTER_CONFIG_FILE);
         let err = |problem: String| ModelError::checkpoint(&path, problem);
         let text = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
@@ -123,7 +121,8 @@ impl Adapters {
         let (by_module, left) = by_module(&file, &read.modules_to_save)?;
         let modules: Vec<Module> =
             modules::all(params).into_iter().filter(|m| modules::within(parts, &m.name)).collect();
-        let places = places(&file, &by_module, &modules, naming)?;
+        let named: Vec<(String, &Module)> = modules.iter().map(|m| (self.file_name(&m.name).to_owned(), m)).collect();
+        let places = places(&file, &by_module, &named)?;
         let config = with_our_targets(&read.config, &file, &places);
         self.add(params, name, &config, |params| {
             let mut sites = Sites::new();
@@ -192,10 +191,8 @@ fn by_module(file: &Checkpoint, saved: &[String]) -> Result<(BTreeMap<String, BT
 fn places<'a>(
     file: &Checkpoint,
     by_module: &'a BTreeMap<String, BTreeSet<String>>,
-    modules: &[Module],
-    naming: &Naming<'_>,
+    named: &[(String, &Module)],
 ) -> Result<Vec<Place<'a>>> {
-    let named: Vec<(String, &Module)> = modules.iter().map(|m| (naming(&m.name), m)).collect();
     let ends = |long: &str, short: &str| long.strip_suffix(short).is_some_and(|rest| rest.ends_with('.'));
     let (mut places, mut missing) = (Vec::new(), Vec::new());
     for (theirs, parts) in by_module {

@@ -21,7 +21,8 @@ mod trainable;
 mod virtual_tokens;
 
 pub use config::{AdapterConfig, BottleneckConfig, BottleneckKind, Ia3Config, LoraConfig, VirtualTokens};
-pub use files::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, Naming, own_names};
+pub use files::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE};
+pub use modules::module_names;
 pub use trainable::{Finetune, Method};
 
 pub(crate) use site::{Plain, Site, Sites};
@@ -29,12 +30,15 @@ pub(crate) use virtual_tokens::{Prepended, prefixed, prompted};
 
 use crate::{ModelError, Result};
 use sensorium_engine::{ParamId, Params, Tensor};
+use std::collections::BTreeMap;
 
 /// The adapters of a model, by name; at most one is active.
 #[derive(Debug, Clone, Default)]
 pub struct Adapters {
     sets: Vec<Set>,
     active: Option<usize>,
+    /// What modules are called in files, by our names.
+    file_names: BTreeMap<String, String>,
 }
 
 /// One adapter: what it attaches, and where.

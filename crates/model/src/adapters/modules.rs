@@ -56,6 +56,12 @@ pub(super) fn all(params: &Params) -> Vec<Module> {
         .collect()
 }
 
+/// The names of the modules of a model that adapters can be attached to, and of
+/// the weight or table of each.
+pub fn module_names(params: &Params) -> Vec<(String, ParamId)> {
+    all(params).into_iter().map(|m| (m.name, m.weight)).collect()
+}
+
 /// The name of the module of a weight or table.
 pub(super) fn name_of(params: &Params, weight: ParamId) -> &str {
     let name = params.get(weight).name.as_str();

@@ -2,6 +2,7 @@
 //! gradients. The values come from `tools/adapters_golden.py`.
 
 use sensorium_engine::{Offsets, ParamId, Params, Tape, Tensor, Var, ops};
+use sensorium_model::adapters::module_names;
 use sensorium_model::checkpoint::Checkpoint;
 use sensorium_model::pretrained::Pretrained;
 use sensorium_model::{Adapters, ColumnInput, Context, Tower, Values};
@@ -16,7 +17,6 @@ fn folder(name: &str) -> PathBuf {
 }
 
 struct Bert {
-    pretrained: Pretrained,
     tower: Tower,
     params: Params,
     adapters: Adapters,
@@ -27,23 +27,24 @@ impl Bert {
         let pretrained = Pretrained::open(&folder("base")).expect("opens");
         let (tower, mut params) = pretrained.load_tower("text").expect("loads");
         params.iter_mut().for_each(|(_, p)| p.trainable = false);
-        Self { pretrained, tower, params, adapters: Adapters::default() }
+        let mut adapters = Adapters::default();
+        let names = module_names(&params).into_iter().map(|(module, weight)| {
+            let theirs = pretrained.tensor_name("text", &params.get(weight).name).expect("known");
+            (module, theirs.trim_end_matches(".weight").to_owned())
+        });
+        adapters.set_file_names(names.collect());
+        Self { tower, params, adapters }
     }
 
     /// The checkpoint's name of a module.
-    fn name(&self, module: &str) -> String {
-        let of = |name: &str| self.pretrained.tensor_name("text", name);
-        let theirs = of(&format!("{module}.weight")).or_else(|| of(module)).expect("known");
-        theirs.trim_end_matches(".weight").to_owned()
+    fn name(&self, module: &str) -> &str {
+        &self.adapters.file_names()[module]
     }
 
     fn with(adapter: &Path) -> Self {
         let mut bert = Self::new();
-        let mut adapters = Adapters::default();
-        let mut params = bert.params.clone();
-        let left = adapters.load(&mut params, "golden", adapter, &[], &|m| bert.name(m)).expect("loads");
+        let left = bert.adapters.load(&mut bert.params, "golden", adapter, &[]).expect("loads");
         assert!(left.is_empty());
-        (bert.adapters, bert.params) = (adapters, params);
         bert
     }
 
@@ -130,7 +131,7 @@ fn what_is_written_again_says_the_same() {
     for kind in KINDS {
         let bert = Bert::with(&folder(kind));
         let place = tempfile::tempdir().expect("a folder");
-        bert.adapters.save(&bert.params, "golden", place.path(), &|m| bert.name(m), Some("tiny")).expect("saves");
+        bert.adapters.save(&bert.params, "golden", place.path(), Some("tiny")).expect("saves");
         let (theirs, ours) = (folder(kind), place.path());
         let open = |folder: &Path| Checkpoint::open(&folder.join("adapter_model.safetensors")).expect("opens");
         let (theirs, ours_file) = (open(&theirs), open(ours));
@@ -147,21 +148,19 @@ fn what_is_written_again_says_the_same() {
 
 #[test]
 fn an_adapter_of_another_model_is_refused() {
-    let bert = Bert::new();
-    let load = |folder: &Path, naming: &dyn Fn(&str) -> String| {
-        let (mut params, mut adapters) = (bert.params.clone(), bert.adapters.clone());
-        adapters.load(&mut params, "a", folder, &[], naming).expect_err("refused").to_string()
-    };
-    let error = load(&folder("lora"), &|m| format!("other.{m}"));
-    assert!(error.contains("was made on another model"), "{error}");
-    let error = load(&folder("base"), &|m| m.to_owned());
+    let mut bert = Bert::new();
+    let mut load =
+        |folder: &Path| bert.adapters.load(&mut bert.params, "a", folder, &[]).expect_err("refused").to_string();
+    let error = load(&folder("base"));
     assert!(error.contains("adapter_config.json: is not there"), "{error}");
     let place = tempfile::tempdir().expect("a folder");
     std::fs::copy(folder("lora").join("adapter_config.json"), place.path().join("adapter_config.json"))
         .expect("copies");
     let dora = folder("dora").join("adapter_model.safetensors");
     std::fs::copy(dora, place.path().join("adapter_model.safetensors")).expect("copies");
-    let (mut params, mut adapters) = (bert.params.clone(), Adapters::default());
-    let error = adapters.load(&mut params, "a", place.path(), &[], &|m| bert.name(m)).expect_err("refused").to_string();
+    let error = load(place.path());
     assert!(error.contains("expected lora_A.weight, lora_B.weight"), "{error}");
+    bert.adapters.set_file_names(BTreeMap::new());
+    let error = bert.adapters.load(&mut bert.params, "a", &folder("lora"), &[]).expect_err("refused").to_string();
+    assert!(error.contains("was made on another model"), "{error}");
 }

@@ -5,10 +5,12 @@
 //! configuration is written beside the model. [`read`] reads it, with
 //! overrides; [`reference`] prints it with comments.
 
+mod finetune;
 mod read;
 mod reference;
 mod sections;
 
+pub use finetune::{FinetuneSection, MethodName};
 pub use read::{from_toml, read};
 pub use reference::reference;
 pub use sections::{
@@ -41,6 +43,8 @@ pub struct FitConfig {
     pub features: FeaturesSection,
     /// How the modalities are fused.
     pub fusion: FusionSection,
+    /// How pretrained towers are fine-tuned.
+    pub finetune: FinetuneSection,
     /// How the model is trained.
     pub train: TrainConfig,
     /// What media files may cost.
@@ -58,6 +62,7 @@ impl Default for FitConfig {
             video: VideoSection::default(),
             features: FeaturesSection::default(),
             fusion: FusionSection::default(),
+            finetune: FinetuneSection::default(),
             // How long to train is chosen by the number of rows.
             train: TrainConfig { epochs: 0, ..TrainConfig::default() },
             limits: Limits::default(),

@@ -10,6 +10,7 @@ pub fn reference() -> String {
     let sources = [
         include_str!("mod.rs"),
         include_str!("sections.rs"),
+        include_str!("finetune.rs"),
         include_str!("../../../train/src/config.rs"),
         include_str!("../../../media/src/limits.rs"),
     ];
@@ -27,6 +28,7 @@ pub fn reference() -> String {
         ("video", "VideoSection"),
         ("features", "FeaturesSection"),
         ("fusion", "FusionSection"),
+        ("finetune", "FinetuneSection"),
         ("train", "TrainConfig"),
         ("limits", "Limits"),
     ];

@@ -5,9 +5,10 @@ use super::evaluate::{Answered, EvaluateOptions, Evaluated, answer_loader, evalu
 use super::{Dataset, report};
 use crate::assemble::{augmentation, model_config, plan_options, resolve};
 use crate::batch::Batch;
-use crate::config::FitConfig;
+use crate::config::{FitConfig, MethodName};
 use crate::encoders::Encoders;
 use crate::feature_cache::FeatureCache;
+use crate::finetune;
 use crate::learner::Learner;
 use crate::saved::{Model, save_structure, save_weights};
 use crate::task::Objective;
@@ -17,7 +18,8 @@ use sensorium_engine::Tape;
 use sensorium_model::towers::{ImageStem, ImageTowerConfig};
 use sensorium_model::{FusionKind, MultimodalModel};
 use sensorium_train::{
-    BoxError, Event, Judge, Observer, RunOptions, StepContext, StopFlag, Stopped, Summary, Trainable, Trainer,
+    BoxError, Event, Inventory, Judge, Observer, RunOptions, StepContext, StopFlag, Stopped, Summary, Trainable,
+    Trainer,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -103,13 +105,17 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
     let (model, mut params) = MultimodalModel::new(&network, config.train.seed)?;
     let processors = || plan.columns.iter().map(|c| &c.processor);
     encoders.load(&model, &mut params, processors())?;
-    encoders.slow_down(&mut config, &model, processors());
+    if matches!(config.finetune.method, MethodName::Full | MethodName::TopLayers) {
+        encoders.slow_down(&mut config, &model, processors());
+    }
     if let Some(text) = encoders.describe() {
         follower.note(&text);
     }
-    sensorium_train::assign(&config.train, &mut params)?;
-    let feature_cache = feature_cache(&config, &plan, follower, |column| model.is_frozen(&params, column))?;
-    let learner = Learner { model, params, objective, feature_cache };
+    let mut learner = Learner { model, params, objective, feature_cache: None };
+    finetune::apply(&config, &encoders, &mut learner, processors())?;
+    sensorium_train::assign(&config.train, &mut learner.params)?;
+    let frozen = |column| learner.model.is_frozen(&learner.params, column);
+    learner.feature_cache = feature_cache(&config, &plan, follower, frozen)?;
     config.data.table = Some(std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?);
     save_structure(&options.out, &learner, &plan, &config)?;
     let plan = Arc::new(plan);
@@ -141,7 +147,16 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
     if summary.stopped == Stopped::Interrupted {
         return Ok(Fitted { model, summary, evaluated: None, split, report: None });
     }
-    save_weights(&options.out, &model.learner.params)?;
+    finetune::save(&options.out, &model)?;
+    save_weights(&options.out, &model.learner)?;
+    if let bytes @ 1.. = finetune::saved_bytes(&options.out) {
+        let folder = options.out.join(finetune::ADAPTER_FOLDER);
+        follower.note(&format!(
+            "what was trained, without the base: {}, {} KB",
+            folder.display(),
+            bytes.div_ceil(1000)
+        ));
+    }
 
     let (mut evaluated, mut page) = (None, None);
     if !held_out.is_empty() {
@@ -331,21 +346,24 @@ fn describe_columns(dataset: &Dataset) -> String {
 }
 
 fn describe_model(learner: &Learner, config: &FitConfig, steps: usize, measured: Option<(f64, usize)>) -> String {
-    let (all, trainable) = learner.params.count();
+    let (_, trainable) = learner.params.count();
     let mut text = String::new();
     for c in &learner.model.config().columns {
         text += &format!("{}: {}\n", c.name, describe_tower(&c.tower));
     }
     let fusion = &learner.model.config().fusion;
     text += &format!("fusion: {:?}, {} features\n", fusion.kind, fusion.dim).to_lowercase();
-    text += &format!("{} parameters, {} of them trainable", thousands(all), thousands(trainable));
+    if config.finetune.method != MethodName::Full {
+        text += &format!("fine-tuning: {}\n", config.finetune.method.name());
+    }
+    text += &Inventory::of(&config.train, &learner.params).to_string();
     if let Some((seconds, tokens)) = measured {
         let total = seconds * (steps as u64 * config.train.epochs) as f64;
         let (_, peak) = sensorium_engine::memory_in_use();
         // Weights, gradients and two moments stand beside the activations.
         let memory = peak + 2 * trainable * 4;
         text += &format!(
-            "; about {} MB\n{steps} steps of about {} tokens in an epoch, at most {} epochs: {} or less",
+            "\nwith activations about {} MB\n{steps} steps of about {} tokens in an epoch, at most {} epochs: {} or less",
             memory / 1_000_000 + 1,
             thousands(tokens),
             config.train.epochs,
