@@ -177,7 +177,7 @@ pub(super) fn global(name: Name<'_>) -> Result<Value<'_>> {
     let module =
         |m: &&str| name.module == **m || name.module.strip_prefix(*m).is_some_and(|rest| rest.starts_with('.'));
     let builtin = matches!(&*name.module, "builtins" | "__builtin__") && RUNNING_BUILTINS.contains(&&*name.name);
-    if builtin || RUNNING_MODULES.iter().any(|m| module(&m)) {
+    if builtin || RUNNING_MODULES.iter().any(module) {
         return Err(format!(
             "it asks to run code ({name}), which is never done here and has no place in weights: do not load this file \
              with other tools either"
