@@ -313,7 +313,7 @@ mod tests {
         let offsets = Offsets::from_lengths([700, 0, 1299]);
         let x = random(&[1999, 48], "x").cast::<f32>();
         let w = random(&[6, 24 * 64], "w").cast::<f32>();
-        assert!(1999 * 24 * 64 > 2 * UNFOLDED);
+        const { assert!(1999 * 24 * 64 > 2 * UNFOLDED) };
         let run = |threads| -> Result<_> {
             with_threads(threads, || {
                 let tape = Tape::new();
