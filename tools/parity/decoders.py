@@ -19,6 +19,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
     T5Config,
     T5EncoderModel,
     T5ForConditionalGeneration,
@@ -137,6 +139,7 @@ case("qwen2_window", Qwen2ForCausalLM, small(Qwen2Config, use_sliding_window=Tru
 case("qwen3", Qwen3ForCausalLM, small(Qwen3Config, head_dim=6, num_key_value_heads=1))
 case("qwen3_biases_tied", Qwen3ForCausalLM, small(Qwen3Config, head_dim=8, attention_bias=True, tie_word_embeddings=True))
 case("qwen3_text", Qwen3Model, small(Qwen3Config), "text", encode)
+case("smollm3", SmolLM3ForCausalLM, small(SmolLM3Config, no_rope_layer_interval=2, pad_token_id=0))
 case("t5", T5ForConditionalGeneration, t5(), "decoder", translate)
 case("t5_gated", T5ForConditionalGeneration, t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_decoder_layers=1, num_heads=2), "decoder", translate)
 case("t5_gated_silu_far", T5ForConditionalGeneration, t5(feed_forward_proj="gated-silu", num_layers=1), "decoder", translate, texts=[[2, 11, 12, 13] * 6, *TEXTS[:2]])

@@ -32,6 +32,9 @@ pub struct TransformerConfig {
     /// Layers that see everything whatever the block's `window`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub global_layers: Vec<usize>,
+    /// Layers without rotary positions though the block has them (SmolLM3).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub no_rotary_layers: Vec<usize>,
     /// Base of rotary positions in the layers with a window, where it is not
     /// the block's (ModernBERT).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,6 +52,7 @@ impl Default for TransformerConfig {
             relative_positions: None,
             first_norm: true,
             global_layers: Vec::new(),
+            no_rotary_layers: Vec::new(),
             local_rotary_base: None,
         }
     }
@@ -87,6 +91,9 @@ impl Transformer {
                     block.window = None;
                 } else if c.window.is_some() && c.rotary_base.is_some() {
                     block.rotary_base = config.local_rotary_base.or(c.rotary_base);
+                }
+                if config.no_rotary_layers.contains(&i) {
+                    block.rotary_base = None;
                 }
                 Block::with_norm(&mut b.scope(format_args!("layer.{i}")), &block, i > 0 || config.first_norm)
             })

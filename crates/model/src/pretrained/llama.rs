@@ -9,7 +9,7 @@ use crate::towers::{Pooling, TextTowerConfig};
 use crate::{DecoderConfig, DecoderOutput, ModelError, Result, TowerConfig, TransformerConfig};
 use serde_json::{Value, json};
 
-/// Llama 1 to 3, SmolLM, Yi, and whatever else has its layout.
+/// Llama 1 to 3, SmolLM 1 and 2, Yi, and whatever else has its layout.
 pub(super) const LLAMA: Family = Family { name: "Llama", model_types: &["llama"], parts: llama };
 
 /// Mistral 7B (Jiang et al. 2023): attention within a window.
@@ -21,26 +21,30 @@ pub(super) const QWEN2: Family = Family { name: "Qwen2", model_types: &["qwen2"]
 /// Qwen3: each head of queries and keys normalised.
 pub(super) const QWEN3: Family = Family { name: "Qwen3", model_types: &["qwen3"], parts: qwen3 };
 
+/// SmolLM3: no positions in one layer of four.
+pub(super) const SMOLLM3: Family = Family { name: "SmolLM3", model_types: &["smollm3"], parts: smollm3 };
+
 fn llama(c: &Config) -> Result<Vec<Part>> {
     c.only("pretraining_tp", &[json!(1)])?;
+    c.only("rope_interleaved", &[json!(false)])?;
     let mut transformer = transformer(c, c.usize("num_attention_heads")?)?;
     transformer.block.attention_bias = Some(AttentionBias::all(c.bool_or("attention_bias", false)?));
     transformer.block.bias = c.bool_or("mlp_bias", false)?;
-    parts(c, transformer)
+    parts(c, transformer, false)
 }
 
 fn mistral(c: &Config) -> Result<Vec<Part>> {
     c.only("layer_types", &[])?;
     let mut transformer = transformer(c, 8)?;
     transformer.block.window = if c.has("sliding_window") { window(c)? } else { None };
-    parts(c, transformer)
+    parts(c, transformer, false)
 }
 
 fn qwen2(c: &Config) -> Result<Vec<Part>> {
     let mut transformer = transformer(c, 32)?;
     transformer.block.attention_bias = Some(AttentionBias { output: false, ..AttentionBias::all(true) });
     windows(c, &mut transformer)?;
-    parts(c, transformer)
+    parts(c, transformer, false)
 }
 
 fn qwen3(c: &Config) -> Result<Vec<Part>> {
@@ -49,12 +53,31 @@ fn qwen3(c: &Config) -> Result<Vec<Part>> {
     transformer.block.attention_bias = Some(AttentionBias::all(c.bool_or("attention_bias", false)?));
     transformer.block.qk_norm = true;
     windows(c, &mut transformer)?;
-    parts(c, transformer)
+    parts(c, transformer, false)
+}
+
+fn smollm3(c: &Config) -> Result<Vec<Part>> {
+    c.only("use_sliding_window", &[json!(false)])?;
+    let mut transformer = transformer(c, 4)?;
+    transformer.block.attention_bias = Some(AttentionBias::all(c.bool_or("attention_bias", false)?));
+    transformer.block.bias = c.bool_or("mlp_bias", false)?;
+    let layers = transformer.layers;
+    let every = c.usize_or("no_rope_layer_interval", 4)?;
+    // The list says of each layer whether it has positions.
+    let usual: Vec<usize> = (1..=layers).map(|layer| usize::from(!layer.is_multiple_of(every))).collect();
+    let rotary = c.list_or("no_rope_layers", &usual)?;
+    if rotary.len() != layers {
+        let problem = format!("expected 0 or 1 for each of {layers} layers, got {}", rotary.len());
+        return Err(ModelError::config("config.json, no_rope_layers", problem));
+    }
+    transformer.no_rotary_layers = (0..layers).filter(|layer| rotary[*layer] == 0).collect();
+    parts(c, transformer, true)
 }
 
 /// The settings that all of them share.
 fn transformer(c: &Config, kv_heads: usize) -> Result<TransformerConfig> {
     c.only("quantization_config", &[])?;
+    c.only("use_mrope", &[json!(false)])?;
     let (rotary_base, rotary_scaling) = rotary(c)?;
     let block = BlockConfig {
         hidden: c.usize("hidden_size")?,
@@ -159,9 +182,9 @@ pub(super) fn layer_types(types: &Value, layers: usize) -> Result<Vec<bool>> {
     })
 }
 
-fn parts(c: &Config, transformer: TransformerConfig) -> Result<Vec<Part>> {
+fn parts(c: &Config, transformer: TransformerConfig, tied: bool) -> Result<Vec<Part>> {
     let (vocab_size, hidden) = (c.usize("vocab_size")?, transformer.block.hidden);
-    let tied = c.bool_or("tie_word_embeddings", false)?;
+    let tied = c.bool_or("tie_word_embeddings", tied)?;
     let decoder = DecoderConfig {
         vocab_size,
         learned_positions: None,

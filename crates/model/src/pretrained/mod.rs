@@ -64,6 +64,7 @@ pub const FAMILIES: &[Family] = &[
     llama::MISTRAL,
     llama::QWEN2,
     llama::QWEN3,
+    llama::SMOLLM3,
     t5::T5,
     t5::MT5,
     audio::WHISPER,

@@ -123,6 +123,7 @@ cases!(
     qwen2_window,
     qwen3,
     qwen3_biases_tied,
+    smollm3,
 );
 cases!(check_translation; t5, t5_gated, t5_gated_silu_far, t5_untied, mt5);
 cases!(|name: &str| check_towers(name, texts); gpt2_text, llama_text, llama_classifier, qwen3_text, t5_encoder,
@@ -144,6 +145,7 @@ fn settings_that_are_not_computed_are_refused() {
         ("mistral", "sliding_window", json!(0), "sliding_window"),
         ("qwen2_window", "layer_types", json!(["full_attention", "linear_attention"]), "layer_types"),
         ("gpt2", "scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx"),
+        ("smollm3", "no_rope_layers", json!([1]), "no_rope_layers"),
         ("gpt2", "add_cross_attention", json!(true), "add_cross_attention"),
         ("t5", "feed_forward_proj", json!("gated-tanh"), "feed_forward_proj"),
         ("modernbert", "global_attn_every_n_layers", json!(0), "global_attn_every_n_layers"),
