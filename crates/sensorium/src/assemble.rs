@@ -107,7 +107,13 @@ pub(crate) fn model_config(
         .columns
         .iter()
         .map(|column| {
-            if let Some(tower) = encoders.tower(&column.processor) {
+            let temporal = |hidden: usize| {
+                let mut temporal = transformer("video.tower", &config.video.tower)?;
+                (temporal.layers, temporal.block.hidden) = (config.video.temporal_layers, hidden);
+                temporal.block.heads = (hidden / 64).max(1);
+                Ok(temporal)
+            };
+            if let Some(tower) = encoders.tower(&column.processor, temporal)? {
                 return Ok(ColumnTower { name: column.name.clone(), tower });
             }
             let tower = match &column.processor {

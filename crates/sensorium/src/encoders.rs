@@ -4,11 +4,13 @@
 
 use crate::config::{FitConfig, TowerSection};
 use crate::{Error, Result};
+use sensorium_data::processor::{AudioProcessor, ImageProcessor, VideoProcessor};
 use sensorium_data::{PlanOptions, Processor, Tokenizer};
 use sensorium_engine::Params;
 use sensorium_model::pretrained::Pretrained;
-use sensorium_model::{MultimodalModel, TowerConfig};
-use std::path::Path;
+use sensorium_model::towers::VideoTowerConfig;
+use sensorium_model::{MultimodalModel, Pooling, TowerConfig, TransformerConfig};
+use std::path::{Path, PathBuf};
 
 /// What a fully fine-tuned encoder learns at, as a multiple of `train.lr`:
 /// what it knows already is worth more than what a batch says.
@@ -21,6 +23,10 @@ pub(crate) type TensorName<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
 #[derive(Default)]
 pub(crate) struct Encoders {
     text: Option<Encoder>,
+    image: Option<Encoder>,
+    audio: Option<Encoder>,
+    /// An image encoder, for the frames.
+    video: Option<Encoder>,
 }
 
 /// A checkpoint that becomes a tower.
@@ -43,11 +49,20 @@ impl Encoder {
         let source = Pretrained::open(folder)
             .map_err(|e| Error::Config { place: format!("{key}.encoder"), problem: e.to_string() })?;
         let mut tower = source.tower_config(part)?.clone();
-        if let TowerConfig::Text(text) = &mut tower {
-            // A projection is for comparing towers; fusion has its own.
-            (text.projection, text.projection_bias) = (None, false);
+        // A projection is for comparing towers; fusion has its own.
+        match &mut tower {
+            TowerConfig::Text(text) => (text.projection, text.projection_bias) = (None, false),
+            TowerConfig::Image(image) => image.projection = None,
+            _ => {}
         }
         Ok(Self { source, part, tower })
+    }
+
+    /// The contents of `preprocessor_config.json`.
+    fn preprocessor(&self) -> Result<serde_json::Value> {
+        let path = self.source.folder().join("preprocessor_config.json");
+        let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::model(&path, e.to_string()))
     }
 
     fn describe(&self, key: &str) -> String {
@@ -62,17 +77,30 @@ impl Encoders {
     /// When a folder is not a checkpoint that is known, or settings
     /// contradict it.
     pub(crate) fn open(config: &FitConfig) -> Result<Self> {
-        let text = match &config.text.encoder {
-            Some(folder) => Some(Encoder::open("text", "text", folder, &config.text.tower)?),
-            None => None,
+        let open = |key: &str, part, folder: &Option<PathBuf>, section| {
+            folder.as_deref().map(|folder| Encoder::open(key, part, folder, section)).transpose()
         };
+        let text = open("text", "text", &config.text.encoder, &config.text.tower)?;
+        let image = open("image", "image", &config.image.encoder, &config.image.tower)?;
+        let audio = open("audio", "audio", &config.audio.encoder, &config.audio.tower)?;
+        let video = open("video", "image", &config.video.encoder, &config.video.tower)?;
+        for (key, encoder, patches) in
+            [("image", &image, config.image.patch_size), ("video", &video, config.video.patch_size)]
+        {
+            if encoder.is_some() && patches.is_some() {
+                return Err(Error::Config {
+                    place: format!("{key}.patch_size"),
+                    problem: format!("is decided by {key}.encoder; leave it out"),
+                });
+            }
+        }
         if text.is_some() && (config.text.tokenizer.is_some() || config.text.vocab_size.is_some()) {
             return Err(Error::Config {
                 place: "text".into(),
                 problem: "an encoder comes with its own tokenizer; leave tokenizer and vocab_size out".into(),
             });
         }
-        Ok(Self { text })
+        Ok(Self { text, image, audio, video })
     }
 
     /// Prepares inputs as the encoders expect them.
@@ -87,19 +115,59 @@ impl Encoders {
             config.text.max_tokens = config.text.max_tokens.min(tower.max_positions);
             options.text.max_tokens = config.text.max_tokens;
         }
+        if let Some(encoder) = &self.image {
+            options.image = ImageProcessor::from_preprocessor(&encoder.preprocessor()?)?;
+            (config.image.size, config.image.crop) = (options.image.size, options.image.crop);
+        }
+        if let Some(encoder) = &self.video {
+            let frame = ImageProcessor::from_preprocessor(&encoder.preprocessor()?)?;
+            options.video = VideoProcessor { frames: config.video.frames, ..VideoProcessor::of_frames(&frame) };
+            (config.video.size, config.video.crop) = (frame.size, frame.crop);
+        }
+        if let Some(encoder) = &self.audio {
+            options.audio = AudioProcessor::from_preprocessor(&encoder.preprocessor()?)?;
+            let audio = &mut config.audio;
+            (audio.sample_rate, audio.features) = (options.audio.sample_rate, options.audio.features);
+            audio.mels = options.audio.mels;
+            audio.max_seconds = audio.max_seconds.min(options.audio.max_seconds);
+            options.audio.max_seconds = audio.max_seconds;
+        }
         Ok(())
     }
 
-    /// The tower of a column, where an encoder makes it.
-    pub(crate) fn tower(&self, processor: &Processor) -> Option<TowerConfig> {
-        self.of(processor).map(|e| e.tower.clone())
+    /// The tower of a column, where an encoder makes it. `temporal` are the
+    /// blocks over the frames of a video, whose width is the encoder's.
+    pub(crate) fn tower(
+        &self,
+        processor: &Processor,
+        temporal: impl FnOnce(usize) -> Result<TransformerConfig>,
+    ) -> Result<Option<TowerConfig>> {
+        let Some(encoder) = self.of(processor) else { return Ok(None) };
+        let (Processor::Video(frames), TowerConfig::Image(image)) = (processor, &encoder.tower) else {
+            return Ok(Some(encoder.tower.clone()));
+        };
+        Ok(Some(TowerConfig::Video(VideoTowerConfig {
+            image: image.clone(),
+            max_positions: frames.frames,
+            pooling: Pooling::Mean,
+            temporal: temporal(encoder.tower.dim())?,
+        })))
     }
 
     fn of(&self, processor: &Processor) -> Option<&Encoder> {
         match processor {
             Processor::Text(_) => self.text.as_ref(),
-            _ => None,
+            Processor::Image(_) => self.image.as_ref(),
+            Processor::Audio(_) => self.audio.as_ref(),
+            Processor::Video(_) => self.video.as_ref(),
+            Processor::Number(_) | Processor::Category(_) | Processor::Features(_) => None,
         }
+    }
+
+    /// What a column's parameters that come from the encoder begin with.
+    fn scope(&self, model: &MultimodalModel, column: usize, processor: &Processor) -> String {
+        let tower = model.tower_scope(column);
+        if matches!(processor, Processor::Video(_)) { format!("{tower}.image") } else { tower.to_owned() }
     }
 
     /// Copies the encoders' weights into a model's towers; `processors` are
@@ -116,7 +184,7 @@ impl Encoders {
         for (column, processor) in processors.into_iter().enumerate() {
             let Some(encoder) = self.of(processor) else { continue };
             let (_, weights) = encoder.source.load_tower_as(encoder.part, &encoder.tower)?;
-            let scope = model.tower_scope(column);
+            let scope = self.scope(model, column, processor);
             for (_, weight) in weights.iter() {
                 let name = format!("{scope}.{}", weight.name);
                 let id = params.id(&name).ok_or_else(|| Error::Request(format!("the model has no {name}")))?;
@@ -164,13 +232,15 @@ impl Encoders {
         }
         for (column, processor) in processors.into_iter().enumerate() {
             if self.of(processor).is_some() {
-                config.train.lr_scale.insert(format!("{}.*", model.tower_scope(column)), LR_SCALE);
+                config.train.lr_scale.insert(format!("{}.*", self.scope(model, column, processor)), LR_SCALE);
             }
         }
     }
 
     /// Lines about the encoders for the person.
     pub(crate) fn describe(&self) -> Option<String> {
-        self.text.as_ref().map(|e| e.describe("text"))
+        let all = [("text", &self.text), ("image", &self.image), ("audio", &self.audio), ("video", &self.video)];
+        let lines: Vec<String> = all.iter().filter_map(|(key, e)| Some(e.as_ref()?.describe(key))).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 }

@@ -13,6 +13,9 @@ pub struct VideoProcessor {
     pub frames: usize,
     /// Pixels of each side (default 224).
     pub size: usize,
+    /// With `center`: the shorter side before the middle is cut out (default: `size`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize: Option<usize>,
     /// What becomes of frames that are not square (default `center`).
     pub crop: CropMode,
     /// The kernel of resizing (default `bicubic`).
@@ -25,16 +28,21 @@ pub struct VideoProcessor {
 
 impl Default for VideoProcessor {
     fn default() -> Self {
-        let ImageProcessor { size, resize: _, crop, filter, mean, std } = ImageProcessor::default();
-        VideoProcessor { frames: 8, size, crop, filter, mean, std }
+        VideoProcessor::of_frames(&ImageProcessor::default())
     }
 }
 
 impl VideoProcessor {
+    /// Eight frames, each processed like a picture.
+    pub fn of_frames(frame: &ImageProcessor) -> Self {
+        let ImageProcessor { size, resize, crop, filter, mean, std } = *frame;
+        VideoProcessor { frames: 8, size, resize, crop, filter, mean, std }
+    }
+
     /// The processor of a single frame.
     pub fn frame(&self) -> ImageProcessor {
-        let VideoProcessor { frames: _, size, crop, filter, mean, std } = *self;
-        ImageProcessor { size, resize: None, crop, filter, mean, std }
+        let VideoProcessor { frames: _, size, resize, crop, filter, mean, std } = *self;
+        ImageProcessor { size, resize, crop, filter, mean, std }
     }
 
     pub(crate) fn validate(&self) -> Result<(), String> {

@@ -185,6 +185,10 @@ impl Default for TextSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageSection {
+    /// A folder with a pretrained image encoder (ViT, DeiT, DINOv2, CLIP, SigLIP) to start from, with its own way of preparing
+    /// images; without one, a tower is trained from scratch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<PathBuf>,
     /// Pixels of each side.
     pub size: usize,
     /// What becomes of images that are not square: `center`, `squash` or `pad`.
@@ -207,6 +211,7 @@ pub struct ImageSection {
 impl Default for ImageSection {
     fn default() -> Self {
         Self {
+            encoder: None,
             size: 64,
             crop: CropMode::Pad,
             stem: ImageStem::Patch,
@@ -222,6 +227,10 @@ impl Default for ImageSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AudioSection {
+    /// A folder with a pretrained audio encoder (Whisper, wav2vec 2.0, HuBERT, AST) to start from, with its own way of preparing
+    /// sound; without one, a tower is trained from scratch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<PathBuf>,
     /// Samples per second after resampling.
     pub sample_rate: u32,
     /// `whisper` or `kaldi` log-mel features.
@@ -241,6 +250,7 @@ pub struct AudioSection {
 impl Default for AudioSection {
     fn default() -> Self {
         Self {
+            encoder: None,
             sample_rate: 16_000,
             features: AudioFeatures::Whisper,
             mels: 80,
@@ -256,6 +266,10 @@ impl Default for AudioSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VideoSection {
+    /// A folder with a pretrained image encoder for the frames; the Transformer over the frames is
+    /// trained from scratch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<PathBuf>,
     /// Frames per video, at even distances.
     pub frames: usize,
     /// Pixels of each side of a frame.
@@ -278,6 +292,7 @@ pub struct VideoSection {
 impl Default for VideoSection {
     fn default() -> Self {
         Self {
+            encoder: None,
             frames: 8,
             size: 64,
             crop: CropMode::Center,
