@@ -35,5 +35,5 @@ pub use fusion::{Fused, Fusion, FusionConfig, FusionKind};
 pub use image_text::{ImageText, ImageTextConfig};
 pub use inputs::{ColumnInput, Inputs, Values};
 pub use layers::{Block, BlockConfig, LayerNorm, Linear, NormKind, NormPlace, Transformer, TransformerConfig};
-pub use model::{ColumnTower, ModelConfig, MultimodalModel, Output};
+pub use model::{ColumnTower, Frozen, ModelConfig, MultimodalModel, Output};
 pub use towers::{Pooling, Tower, TowerConfig};

@@ -4,7 +4,7 @@ use crate::{
     Adapters, ColumnInput, Context, Features, Fusion, FusionConfig, Inputs, Linear, ModelError, Result, Tower,
     TowerConfig,
 };
-use sensorium_engine::{Builder, Params, Tensor, Var, Weights};
+use sensorium_engine::{Builder, Offsets, Params, Tensor, Var, Weights};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -30,6 +30,20 @@ pub struct ModelConfig {
     /// or 1 for regression.
     pub outputs: usize,
 }
+
+/// How much of a tower is frozen, from below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frozen {
+    /// The lowest part is trained.
+    Nothing,
+    /// What is below the Transformer, and its first layers.
+    Layers(usize),
+    /// Everything.
+    All,
+}
+
+/// Parts of a tower behind its Transformer.
+const ABOVE: [&str; 5] = ["encoder.norm.", "pooler.", "projection.", "pooled_norm.", "attention_pool."];
 
 /// What a forward pass gives.
 pub struct Output {
@@ -131,33 +145,85 @@ impl MultimodalModel {
         inputs.columns.iter().enumerate().map(|(column, input)| self.column_features(cx, column, input)).collect()
     }
 
-    /// The features of one column. A tower of which nothing is trained runs as
-    /// in inference: dropout has nothing to regularise there.
+    /// The features of one column. What is frozen of a tower, from below, runs
+    /// as in inference: dropout has nothing to regularise there.
     ///
     /// # Errors
     /// When the input is not what the column's tower takes.
     pub fn column_features(&self, cx: &Context<'_>, column: usize, input: &ColumnInput) -> Result<Features> {
-        let still;
-        let cx = if cx.is_training() && self.is_frozen(cx.params, column) {
-            still = Context::inference(cx.tape, cx.params);
-            &still.with_adapters(&self.adapters)
-        } else {
-            &cx.with_adapters(&self.adapters)
+        let training = &cx.with_adapters(&self.adapters);
+        let still = Context::inference(cx.tape, cx.params);
+        let still = &still.with_adapters(&self.adapters);
+        let tower = &self.towers[column];
+        let features = match self.frozen(cx.params, column) {
+            _ if !cx.is_training() => tower.forward(training, input),
+            Frozen::Nothing => tower.forward(training, input),
+            Frozen::All => tower.forward(still, input),
+            Frozen::Layers(n) => tower.lower(still, input, n).and_then(|below| tower.upper(training, below, n, input)),
         };
-        self.towers[column].forward(cx, input).map_err(|e| match e {
+        features.map_err(|e| self.named(e, column))
+    }
+
+    /// The hidden states of a column after the first `layers` layers of its
+    /// tower, as in inference.
+    ///
+    /// # Errors
+    /// When the input is not what the column's tower takes.
+    pub fn column_lower(
+        &self,
+        cx: &Context<'_>,
+        column: usize,
+        input: &ColumnInput,
+        layers: usize,
+    ) -> Result<(Var, Offsets)> {
+        let below = self.towers[column].lower(&cx.with_adapters(&self.adapters), input, layers);
+        below.map_err(|e| self.named(e, column))
+    }
+
+    /// The features of a column from its hidden states after the first
+    /// `layers` layers of its tower.
+    ///
+    /// # Errors
+    /// When the tower cannot be cut there.
+    pub fn column_upper(
+        &self,
+        cx: &Context<'_>,
+        column: usize,
+        below: (Var, Offsets),
+        layers: usize,
+        input: &ColumnInput,
+    ) -> Result<Features> {
+        self.towers[column].upper(&cx.with_adapters(&self.adapters), below, layers, input)
+    }
+
+    fn named(&self, error: ModelError, column: usize) -> ModelError {
+        match error {
             ModelError::Input { expected, got, .. } => {
                 ModelError::Input { column: self.config.columns[column].name.clone(), expected, got }
             }
             other => other,
-        })
+        }
     }
 
-    /// Whether no parameter of a column's tower, adapters included, is
-    /// trainable.
-    pub fn is_frozen(&self, params: &Params, column: usize) -> bool {
-        let scope = &self.scopes[column];
-        let of_tower = |name: &str| name.strip_prefix(scope.as_str()).is_some_and(|rest| rest.starts_with('.'));
-        params.iter().all(|(_, p)| !p.trainable || !of_tower(&p.name))
+    /// How much of a column's tower is frozen, from below: no parameter there,
+    /// adapters included, is trainable.
+    pub fn frozen(&self, params: &Params, column: usize) -> Frozen {
+        let layers = self.towers[column].layers();
+        let trained = params.iter().filter(|(_, p)| p.trainable).filter_map(|(_, p)| {
+            let name = p.name.strip_prefix(self.scopes[column].as_str())?.strip_prefix('.')?;
+            // The layer from which on something is trained; what stands behind
+            // the Transformer is above all of them.
+            Some(match (name.strip_prefix("encoder.layer."), layers) {
+                (Some(rest), Some(_)) => rest.split('.').next().and_then(|i| i.parse().ok()).unwrap_or(0),
+                (None, Some(n)) if ABOVE.iter().any(|part| name.starts_with(part)) => n,
+                _ => 0,
+            })
+        });
+        match trained.min() {
+            None => Frozen::All,
+            Some(0) => Frozen::Nothing,
+            Some(n) => Frozen::Layers(n),
+        }
     }
 
     /// Tokens that the towers make of a batch, patches and frames included: a

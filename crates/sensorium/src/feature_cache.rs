@@ -1,15 +1,16 @@
-//! Features of frozen towers, computed once and kept on disk.
+//! Features of frozen towers, or the hidden states where their frozen lower
+//! layers end, computed once and kept on disk.
 //!
-//! The key of an entry is a hash of the tower (its structure and weights) and
-//! of the segment that it read (after processing), so an entry can never be
-//! stale: another weight, another processor or another content is another key.
-//! The store itself is the data crate's [`Cache`]: limited in size, safe under
-//! runs side by side and kills at any moment.
+//! The key of an entry is a hash of the tower (its structure and frozen
+//! weights) and of the segment that it read (after processing), so an entry
+//! can never be stale: another weight, another processor or another content is
+//! another key. The store itself is the data crate's [`Cache`]: limited in
+//! size, safe under runs side by side and kills at any moment.
 
 use crate::Result;
 use sensorium_data::{Cache, CacheKey};
-use sensorium_engine::{Offsets, Params, Tape, Tensor, Var};
-use sensorium_model::{ColumnInput, Context, Features, MultimodalModel, Values};
+use sensorium_engine::{Offsets, Params, Tape, Tensor, Var, ops};
+use sensorium_model::{ColumnInput, Context, Features, Frozen, MultimodalModel, Values};
 use std::sync::{Arc, OnceLock};
 
 /// Changes whenever what is stored changes its meaning.
@@ -32,101 +33,138 @@ struct Column {
     tower: OnceLock<Vec<u8>>,
 }
 
+/// One column of a batch on its way through its tower.
+struct Asked<'a> {
+    model: &'a MultimodalModel,
+    params: &'a Params,
+    column: usize,
+    input: &'a ColumnInput,
+}
+
 impl FeatureCache {
-    /// A cache for the frozen towers of a model. `steady` says of each column
-    /// whether its content is the same every time (not augmented); `tokens`
-    /// whether hidden states are needed beside the pooled vectors.
+    /// A cache for the frozen parts of a model's towers. `steady` says of each
+    /// column whether its content is the same every time (not augmented);
+    /// `tokens` whether hidden states are needed beside the pooled vectors.
     pub fn new(cache: Arc<Cache>, steady: &[bool], tokens: bool) -> Self {
         let columns = steady.iter().map(|steady| Column { steady: *steady, tower: OnceLock::new() }).collect();
         Self { cache, tokens, columns }
     }
 
-    /// Whether a column's features are kept: it is frozen, and steady.
-    pub fn applies(&self, model: &MultimodalModel, params: &Params, column: usize) -> bool {
-        self.columns.get(column).is_some_and(|c| c.steady) && model.is_frozen(params, column)
+    /// What of a column is kept: what is frozen of its tower, if its content
+    /// is steady.
+    pub fn applies(&self, model: &MultimodalModel, params: &Params, column: usize) -> Frozen {
+        match self.columns.get(column) {
+            Some(c) if c.steady => model.frozen(params, column),
+            _ => Frozen::Nothing,
+        }
     }
 
-    /// The features of a column, from the cache where they are there.
+    /// The features of a column; what is frozen of its tower comes from the
+    /// cache where it is there.
     ///
     /// # Errors
     /// When the tower cannot take the input.
     pub fn features(
         &self,
+        cx: &Context<'_>,
         model: &MultimodalModel,
-        params: &Params,
         column: usize,
         input: &ColumnInput,
     ) -> Result<Features> {
-        let tower = self.columns[column].tower.get_or_init(|| fingerprint(model, params, column));
-        let segments = input.offsets().segments();
-        let dim = model.config().columns[column].tower.dim();
-        let keys: Vec<CacheKey> =
-            (0..segments).map(|s| CacheKey::of(&[FORMAT, &[u8::from(self.tokens)], tower, &bytes(input, s)])).collect();
-        let mut entries: Vec<Option<Entry>> =
-            keys.iter().map(|key| self.cache.get(key).and_then(|b| Entry::read(&b, dim))).collect();
-        let missing: Vec<usize> = (0..segments).filter(|s| entries[*s].is_none()).collect();
-        if !missing.is_empty() {
-            let tape = Tape::inference();
-            let computed =
-                model.column_features(&Context::inference(&tape, params), column, &input.select(&missing))?;
-            for (i, &segment) in missing.iter().enumerate() {
-                let rows = computed.offsets.range(i);
-                let tokens = if self.tokens { &computed.tokens.data()[rows.start * dim..rows.end * dim] } else { &[] };
-                let pooled = &computed.pooled.data()[i * dim..(i + 1) * dim];
-                let entry = Entry { tokens: tokens.to_vec(), pooled: pooled.to_vec() };
-                self.cache.put(&keys[segment], &entry.write());
-                entries[segment] = Some(entry);
+        let asked = Asked { model, params: cx.params, column, input };
+        match self.applies(model, cx.params, column) {
+            Frozen::Nothing => Ok(model.column_features(cx, column, input)?),
+            Frozen::All => self.whole(&asked),
+            Frozen::Layers(n) => {
+                let below = self.border(&asked, n)?;
+                Ok(model.column_upper(cx, column, below, n, input)?)
             }
         }
-        let (mut tokens, mut pooled, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
-        for entry in entries.iter().flatten() {
-            tokens.extend(&entry.tokens);
-            pooled.extend(&entry.pooled);
-            lengths.push(entry.tokens.len() / dim.max(1));
+    }
+
+    /// The features of a tower that is frozen as a whole. An entry is the
+    /// pooled vector, then the tokens if they are needed.
+    fn whole(&self, asked: &Asked<'_>) -> Result<Features> {
+        let dim = asked.model.config().columns[asked.column].tower.dim();
+        let (rows, offsets) = self.rows(asked, dim, &[u8::from(self.tokens)], |cx, input| {
+            let f = asked.model.column_features(cx, asked.column, input)?;
+            let segment = |i: usize| {
+                let tokens = if self.tokens { f.offsets.range(i) } else { 0..0 };
+                let tokens = &f.tokens.data()[tokens.start * dim..tokens.end * dim];
+                [&f.pooled.data()[i * dim..(i + 1) * dim], tokens].concat()
+            };
+            Ok((0..f.offsets.segments()).map(segment).collect())
+        })?;
+        let (mut first, mut rest, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
+        for r in offsets.ranges() {
+            first.push(r.start as u32);
+            rest.extend(r.start as u32 + 1..r.end as u32);
+            lengths.push(r.len() - 1);
         }
+        let tape = Tape::inference();
         Ok(Features {
-            tokens: Var::constant(Tensor::from_slice(&[tokens.len() / dim.max(1), dim], &tokens)?),
+            pooled: ops::gather_rows(&tape, &rows, &first)?,
+            tokens: ops::gather_rows(&tape, &rows, &rest)?,
             offsets: Offsets::from_lengths(lengths),
-            pooled: Var::constant(Tensor::from_slice(&[segments, dim], &pooled)?),
-            sample_of: input.sample_of().to_vec(),
+            sample_of: asked.input.sample_of().to_vec(),
         })
     }
 
-    /// Lookups that found their entry, and those that did not.
-    pub fn hits_and_misses(&self) -> (u64, u64) {
-        self.cache.hits_and_misses()
-    }
-}
-
-/// The features of one segment.
-struct Entry {
-    tokens: Vec<f32>,
-    pooled: Vec<f32>,
-}
-
-impl Entry {
-    fn write(&self) -> Vec<u8> {
-        self.pooled.iter().chain(&self.tokens).flat_map(|x| x.to_le_bytes()).collect()
+    /// The hidden states after the first `layers` layers, which are frozen.
+    fn border(&self, asked: &Asked<'_>, layers: usize) -> Result<(Var, Offsets)> {
+        let hidden = asked.model.config().columns[asked.column].tower.hidden();
+        let mark = [&b"layers"[..], &(layers as u64).to_le_bytes()].concat();
+        self.rows(asked, hidden, &mark, |cx, input| {
+            let (x, offsets) = asked.model.column_lower(cx, asked.column, input, layers)?;
+            Ok(offsets.ranges().map(|r| x.data()[r.start * hidden..r.end * hidden].to_vec()).collect())
+        })
     }
 
-    /// None where the entry does not hold whole vectors.
-    fn read(bytes: &[u8], dim: usize) -> Option<Self> {
-        if bytes.len() % 4 != 0 || bytes.len() / 4 < dim || !(bytes.len() / 4).is_multiple_of(dim) {
-            return None;
+    /// Rows of `width` numbers for each segment of a column, from the cache or
+    /// from `compute`, which is given the segments that are not there.
+    fn rows(
+        &self,
+        asked: &Asked<'_>,
+        width: usize,
+        mark: &[u8],
+        compute: impl FnOnce(&Context<'_>, &ColumnInput) -> Result<Vec<Vec<f32>>>,
+    ) -> Result<(Var, Offsets)> {
+        let tower = self.columns[asked.column].tower.get_or_init(|| fingerprint(asked));
+        let segments = asked.input.offsets().segments();
+        let key = |s| CacheKey::of(&[FORMAT, mark, tower, &bytes(asked.input, s)]);
+        let keys: Vec<CacheKey> = (0..segments).map(key).collect();
+        let mut entries: Vec<Option<Vec<f32>>> =
+            keys.iter().map(|key| self.cache.get(key).and_then(|b| read(&b, width))).collect();
+        let missing: Vec<usize> = (0..segments).filter(|s| entries[*s].is_none()).collect();
+        if !missing.is_empty() {
+            let tape = Tape::inference();
+            let cx = Context::inference(&tape, asked.params);
+            for (segment, entry) in missing.iter().zip(compute(&cx, &asked.input.select(&missing))?) {
+                let bytes: Vec<u8> = entry.iter().flat_map(|x| x.to_le_bytes()).collect();
+                self.cache.put(&keys[*segment], &bytes);
+                entries[*segment] = Some(entry);
+            }
         }
-        let mut values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        let pooled = values.by_ref().take(dim).collect();
-        Some(Self { pooled, tokens: values.collect() })
+        let lengths: Vec<usize> = entries.iter().flatten().map(|e| e.len() / width.max(1)).collect();
+        let all: Vec<f32> = entries.into_iter().flatten().flatten().collect();
+        let offsets = Offsets::from_lengths(lengths);
+        Ok((Var::constant(Tensor::from_slice(&[offsets.total(), width], &all)?), offsets))
     }
 }
 
-/// A tower's structure and weights, hashed.
-fn fingerprint(model: &MultimodalModel, params: &Params, column: usize) -> Vec<u8> {
+/// The numbers of an entry; None where they are not whole rows.
+fn read(bytes: &[u8], width: usize) -> Option<Vec<f32>> {
+    let whole = !bytes.is_empty() && bytes.len().is_multiple_of(4 * width.max(1));
+    whole.then(|| bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+/// A tower's structure and the weights that are frozen, hashed.
+fn fingerprint(asked: &Asked<'_>) -> Vec<u8> {
     let mut hasher = blake3::Hasher::new();
-    let config = serde_json::to_vec(&model.config().columns[column].tower).unwrap_or_default();
+    let config = serde_json::to_vec(&asked.model.config().columns[asked.column].tower).unwrap_or_default();
     hasher.update(&config);
-    let scope = format!("{}.", model.tower_scope(column));
-    for (_, p) in params.iter() {
+    let scope = format!("{}.", asked.model.tower_scope(asked.column));
+    for (_, p) in asked.params.iter().filter(|(_, p)| !p.trainable) {
         if let Some(name) = p.name.strip_prefix(&scope) {
             hasher.update(name.as_bytes());
             let bytes: Vec<u8> = p.value.data().iter().flat_map(|x| x.to_le_bytes()).collect();

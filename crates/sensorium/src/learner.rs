@@ -39,13 +39,7 @@ impl Learner {
     /// Z = M(X) of each column, the frozen ones from the cache.
     fn features(&self, cx: &Context<'_>, inputs: &Inputs) -> Result<Vec<Features>> {
         let Some(cache) = &self.feature_cache else { return Ok(self.model.features(cx, inputs)?) };
-        let of = |(column, input)| {
-            if cache.applies(&self.model, &self.params, column) {
-                cache.features(&self.model, &self.params, column, input)
-            } else {
-                Ok(self.model.column_features(cx, column, input)?)
-            }
-        };
+        let of = |(column, input)| cache.features(cx, &self.model, column, input);
         inputs.columns.iter().enumerate().map(of).collect()
     }
 

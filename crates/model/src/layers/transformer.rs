@@ -7,6 +7,7 @@ use crate::adapters::Prepended;
 use crate::{Context, ModelError, Result};
 use sensorium_engine::{Builder, Offsets, Var};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Settings of a stack of Transformer blocks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,8 +128,27 @@ impl Transformer {
             Some(block) => cx.prompted(block.first(), &x, around.segments)?,
             None => None,
         };
-        let Some((x, prompt)) = prompted else { return self.stack(cx, x, around, None, None) };
-        self.stack(cx, x, Surroundings { segments: &prompt.segments, ..around }, Some(&prompt), None)
+        let all = 0..self.layers;
+        let Some((x, prompt)) = prompted else { return self.stack(cx, x, around, all, None, None) };
+        self.stack(cx, x, Surroundings { segments: &prompt.segments, ..around }, all, Some(&prompt), None)
+    }
+
+    /// The first `layers` layers of [`Transformer::forward`], without the norm
+    /// at the end.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn lower(&self, cx: &Context<'_>, x: Var, segments: &Offsets, layers: usize) -> Result<Var> {
+        self.stack(cx, x, Surroundings::of(segments), 0..layers.min(self.layers), None, None)
+    }
+
+    /// What [`Transformer::forward`] makes of the hidden states after the
+    /// first `layers` layers.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn upper(&self, cx: &Context<'_>, x: Var, segments: &Offsets, layers: usize) -> Result<Var> {
+        self.stack(cx, x, Surroundings::of(segments), layers.min(self.layers)..self.layers, None, None)
     }
 
     /// A cache for sequences without tokens, the keys and values of a memory
@@ -182,18 +202,19 @@ impl Transformer {
             let problem = "the tokens that an adapter puts in front do not pass through a key/value cache";
             return Err(ModelError::config("transformer", problem));
         }
-        let x = self.stack(cx, x, Surroundings::of(segments), None, Some(cache))?;
+        let x = self.stack(cx, x, Surroundings::of(segments), 0..self.layers, None, Some(cache))?;
         cache.grow(segments);
         Ok(x)
     }
 
-    /// All blocks and the last norm; tokens in front that adapters have put
-    /// there are taken off again.
+    /// Some of the layers, and after the last of all the norm; tokens in front
+    /// that adapters have put there are taken off again.
     fn stack(
         &self,
         cx: &Context<'_>,
         x: Var,
         around: Surroundings<'_>,
+        layers: Range<usize>,
         prompt: Option<&Prepended>,
         mut cache: Option<&mut KeyValueCache>,
     ) -> Result<Var> {
@@ -202,7 +223,7 @@ impl Transformer {
         let bias = self.relative.as_ref().map(|relative| relative.bias(cx, longest));
         let around = Surroundings { bias: bias.as_ref().map(|b| b.of()).or(around.bias), ..around };
         let mut x = x;
-        for layer in 0..self.layers {
+        for layer in layers.clone() {
             // A shared block stands for every layer.
             let block = &self.blocks[layer % self.blocks.len()];
             x = block.forward_cached(cx, &x, &around, cache.as_mut().map(|c| c.layer(layer)))?;
@@ -210,8 +231,8 @@ impl Transformer {
         }
         let x = own(&x)?;
         match &self.norm {
-            Some(norm) => norm.forward(cx, &x),
-            None => Ok(x),
+            Some(norm) if layers.end == self.layers => norm.forward(cx, &x),
+            _ => Ok(x),
         }
     }
 

@@ -256,12 +256,31 @@ impl ImageTower {
     /// # Errors
     /// When the values are not pictures of the configured size.
     pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Encoded> {
-        let Values::Images(images) = column.values() else { return Err(wrong_kind("images", column)) };
-        self.encode(cx, images)
+        self.encode(cx, Self::images(column)?)
+    }
+
+    /// The pictures of a column.
+    pub(super) fn images(column: &ColumnInput) -> Result<&Tensor> {
+        match column.values() {
+            Values::Images(images) => Ok(images),
+            _ => Err(wrong_kind("images", column)),
+        }
     }
 
     /// Pictures `[n, 3, size, size]` to tokens, their offsets and `[n, dim]`.
     pub(super) fn encode(&self, cx: &Context<'_>, images: &Tensor) -> Result<Encoded> {
+        let (x, offsets) = self.embed(cx, images)?;
+        let x = self.encoder.forward(cx, x, &offsets)?;
+        self.finish(cx, x, offsets)
+    }
+
+    /// The Transformer.
+    pub(super) fn encoder(&self) -> &Transformer {
+        &self.encoder
+    }
+
+    /// Pictures to what the Transformer takes.
+    pub(super) fn embed(&self, cx: &Context<'_>, images: &Tensor) -> Result<(Var, Offsets)> {
         let (n, size) = (images.dims()[0], self.config.image_size);
         let images = if n == 0 { &Tensor::zeros(&[0, 3, size, size]) } else { images };
         if images.dims() != [n, 3, size, size] {
@@ -282,8 +301,11 @@ impl ImageTower {
             x = norm.forward(cx, &x)?;
         }
         let x = cx.dropout(x, self.config.transformer.block.dropout)?;
-        let offsets = Offsets::from_lengths(vec![self.config.tokens(); n]);
-        let x = self.encoder.forward(cx, x, &offsets)?;
+        Ok((x, Offsets::from_lengths(vec![self.config.tokens(); n])))
+    }
+
+    /// What the Transformer gives, and one vector of each picture.
+    pub(super) fn finish(&self, cx: &Context<'_>, x: Var, offsets: Offsets) -> Result<Encoded> {
         let pooled = self.pool(cx, &x, &offsets)?;
         Ok((x, offsets, pooled))
     }

@@ -90,6 +90,15 @@ impl TowerConfig {
         }
     }
 
+    /// The width of the hidden states between its layers.
+    pub fn hidden(&self) -> usize {
+        match self {
+            Self::Text(c) => c.transformer.block.hidden,
+            Self::Image(c) => c.transformer.block.hidden,
+            other => other.dim(),
+        }
+    }
+
     /// Tokens that the tower makes of this many rows of its values (tokens,
     /// images, frames, feature rows).
     pub fn tokens(&self, rows: usize) -> usize {
@@ -142,6 +151,51 @@ impl Tower {
             Self::Video(t) => t.forward(cx, column)?,
             Self::Features(t) => t.forward(cx, column)?,
             Self::Tabular(t) => t.forward(cx, column)?,
+        };
+        Ok(Features { tokens, offsets, pooled, sample_of: column.sample_of().to_vec() })
+    }
+}
+
+impl Tower {
+    /// Layers at whose borders the tower can be cut; None where it cannot.
+    pub fn layers(&self) -> Option<usize> {
+        match self {
+            Self::Text(t) => Some(t.encoder().layers()),
+            Self::Image(t) => Some(t.encoder().layers()),
+            _ => None,
+        }
+    }
+
+    /// The hidden states after the first `layers` layers: tokens and their
+    /// segments.
+    ///
+    /// # Errors
+    /// When the tower cannot be cut, or the column's values are not its own.
+    pub fn lower(&self, cx: &Context<'_>, column: &ColumnInput, layers: usize) -> Result<(Var, Offsets)> {
+        let (encoder, (x, offsets)) = match self {
+            Self::Text(t) => (t.encoder(), t.embed(cx, column)?),
+            Self::Image(t) => (t.encoder(), t.embed(cx, ImageTower::images(column)?)?),
+            _ => return Err(ModelError::config("tower", "cannot be cut between layers")),
+        };
+        Ok((encoder.lower(cx, x, &offsets, layers)?, offsets))
+    }
+
+    /// The features of a column from its hidden states after the first
+    /// `layers` layers.
+    ///
+    /// # Errors
+    /// When the tower cannot be cut.
+    pub fn upper(
+        &self,
+        cx: &Context<'_>,
+        (x, offsets): (Var, Offsets),
+        layers: usize,
+        column: &ColumnInput,
+    ) -> Result<Features> {
+        let (tokens, offsets, pooled) = match self {
+            Self::Text(t) => t.finish(cx, t.encoder().upper(cx, x, &offsets, layers)?, offsets)?,
+            Self::Image(t) => t.finish(cx, t.encoder().upper(cx, x, &offsets, layers)?, offsets)?,
+            _ => return Err(ModelError::config("tower", "cannot be cut between layers")),
         };
         Ok(Features { tokens, offsets, pooled, sample_of: column.sample_of().to_vec() })
     }

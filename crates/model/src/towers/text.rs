@@ -3,7 +3,7 @@
 use super::{Encoded, Pooling, Positions, wrong_kind};
 use crate::layers::ActivationName;
 use crate::{ColumnInput, Context, LayerNorm, Linear, Result, Transformer, TransformerConfig, Values};
-use sensorium_engine::{Builder, Init, Offsets, ParamId, ops};
+use sensorium_engine::{Builder, Init, Offsets, ParamId, Var, ops};
 use serde::{Deserialize, Serialize};
 
 /// Settings of a text tower.
@@ -163,6 +163,18 @@ impl TextTower {
     /// # Errors
     /// When the values are not tokens, or a text is too long.
     pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Encoded> {
+        let (x, offsets) = self.embed(cx, column)?;
+        let x = self.encoder.forward(cx, x, &offsets)?;
+        self.finish(cx, x, offsets)
+    }
+
+    /// The Transformer.
+    pub(super) fn encoder(&self) -> &Transformer {
+        &self.encoder
+    }
+
+    /// Tokens to what the Transformer takes.
+    pub(super) fn embed(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<(Var, Offsets)> {
         let Values::Tokens(ids) = column.values() else { return Err(wrong_kind("tokens", column)) };
         let filled = self.filling.map(|(token, length)| fill_up(ids, column.offsets(), token, length));
         let (ids, offsets) = filled.as_ref().map_or((ids, column.offsets()), |(ids, offsets)| (ids, offsets));
@@ -180,8 +192,12 @@ impl TextTower {
         if let Some(widen) = &self.widen {
             x = widen.forward(cx, &x)?;
         }
-        let x = self.encoder.forward(cx, x, offsets)?;
-        let mut pooled = self.pooling.apply(cx, &x, offsets)?;
+        Ok((x, offsets.clone()))
+    }
+
+    /// What the Transformer gives, and one vector of each segment.
+    pub(super) fn finish(&self, cx: &Context<'_>, x: Var, offsets: Offsets) -> Result<Encoded> {
+        let mut pooled = self.pooling.apply(cx, &x, &offsets)?;
         if let Some((pooler, activation)) = &self.pooler {
             pooled = pooler.forward_with(cx, &pooled, (*activation).into())?;
         }
@@ -191,7 +207,7 @@ impl TextTower {
         if self.normalize {
             pooled = ops::normalize(cx.tape, &pooled, 1e-12)?;
         }
-        Ok((x, offsets.clone(), pooled))
+        Ok((x, offsets, pooled))
     }
 }
 

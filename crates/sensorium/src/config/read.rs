@@ -18,12 +18,8 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<FitConfig> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     let mut config = parse(&text, &path.display().to_string(), overrides)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let encoders = [
-        &mut config.text.encoder,
-        &mut config.image.encoder,
-        &mut config.audio.encoder,
-        &mut config.video.encoder,
-    ];
+    let encoders =
+        [&mut config.text.encoder, &mut config.image.encoder, &mut config.audio.encoder, &mut config.video.encoder];
     for file in [&mut config.data.table, &mut config.text.tokenizer].into_iter().chain(encoders).flatten() {
         *file = folder.join(&*file);
     }

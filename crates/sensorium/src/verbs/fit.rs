@@ -16,7 +16,7 @@ use crate::{Error, Result};
 use sensorium_data::{DataPlan, Loader, Processor};
 use sensorium_engine::Tape;
 use sensorium_model::towers::{ImageStem, ImageTowerConfig};
-use sensorium_model::{FusionKind, MultimodalModel};
+use sensorium_model::{Frozen, FusionKind, MultimodalModel};
 use sensorium_train::{
     BoxError, Event, Inventory, Judge, Observer, RunOptions, StepContext, StopFlag, Stopped, Summary, Trainable,
     Trainer,
@@ -114,7 +114,7 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
     let mut learner = Learner { model, params, objective, feature_cache: None };
     finetune::apply(&config, &encoders, &mut learner, processors())?;
     sensorium_train::assign(&config.train, &mut learner.params)?;
-    let frozen = |column| learner.model.is_frozen(&learner.params, column);
+    let frozen = |column| learner.model.frozen(&learner.params, column);
     learner.feature_cache = feature_cache(&config, &plan, follower, frozen)?;
     config.data.table = Some(std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?);
     save_structure(&options.out, &learner, &plan, &config)?;
@@ -176,7 +176,7 @@ fn feature_cache(
     config: &FitConfig,
     plan: &DataPlan,
     follower: &mut dyn Follower,
-    frozen: impl Fn(usize) -> bool,
+    frozen: impl Fn(usize) -> Frozen,
 ) -> Result<Option<Arc<FeatureCache>>> {
     let Some(cache) = open_cache(config, "features")? else { return Ok(None) };
     let (mut kept, mut varied) = (Vec::new(), Vec::new());
@@ -192,9 +192,12 @@ fn feature_cache(
         .collect();
     for (i, (column, steady)) in plan.columns.iter().zip(&steady).enumerate() {
         let worth = !matches!(column.processor, Processor::Number(_) | Processor::Category(_));
-        if frozen(i) && worth {
-            if *steady { kept.push(column.name.as_str()) } else { varied.push(column) }
-        }
+        let what = match frozen(i) {
+            Frozen::All if worth => column.name.clone(),
+            Frozen::Layers(n) if worth => format!("{} up to layer {n}", column.name),
+            _ => continue,
+        };
+        if *steady { kept.push(what) } else { varied.push(column) }
     }
     if !kept.is_empty() {
         follower.note(&format!("frozen, features computed once and cached: {}", kept.join(", ")));
