@@ -21,6 +21,16 @@ pub enum DataError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A checkpoint's `preprocessor_config.json` means something that is not computed here.
+    #[error("preprocessor_config.json, {key}: expected {expected}, got {got}")]
+    Preprocessor {
+        /// The key.
+        key: String,
+        /// What it can be.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
     /// The table's file name does not say what it is.
     #[error(
         "{path:?} is not a table this program knows: expected .csv, .tsv, .txt, .jsonl, .ndjson, .json or .parquet"

@@ -238,6 +238,12 @@ fn stored_side(config: &ImageProcessor, augmented: bool) -> usize {
     if augmented { side.max((config.size as f64 * AUGMENTED_ENLARGEMENT).ceil() as usize) } else { side }
 }
 
+/// The middle of a picture that is at least `size` pixels wide and high; odd margins are smaller at
+/// the left and the top, as in the processors of the models that pretrained weights come from.
+fn middle(image: &Image, size: usize) -> Image {
+    image::crop(image, image.width.saturating_sub(size) / 2, image.height.saturating_sub(size) / 2, size, size)
+}
+
 /// Brings a picture to the size that is stored.
 fn fit(whole: &Image, config: &ImageProcessor, augmented: bool) -> Image {
     let size = config.size;
@@ -246,7 +252,7 @@ fn fit(whole: &Image, config: &ImageProcessor, augmented: bool) -> Image {
             let side = stored_side(config, augmented);
             let resized = image::resize_shorter_side(whole, side, config.filter);
             if !augmented {
-                return image::center_crop(&resized, size, size);
+                return middle(&resized, size);
             }
             let (width, height) = (resized.width, resized.height);
             let limit = side * MAX_STORED_ASPECT;
@@ -256,7 +262,10 @@ fn fit(whole: &Image, config: &ImageProcessor, augmented: bool) -> Image {
                 resized
             }
         }
-        CropMode::Squash => image::resize(whole, size, size, config.filter),
+        CropMode::Squash => {
+            let side = config.resize.unwrap_or(size);
+            middle(&image::resize(whole, side, side, config.filter), size)
+        }
         CropMode::Pad => {
             let longer = whole.width.max(whole.height);
             let scaled = |side: usize| ((side * size) as f64 / longer as f64).round().max(1.0) as usize;

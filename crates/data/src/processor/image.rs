@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub enum CropMode {
     /// The shorter side becomes `resize`, and `size` pixels of the middle are kept.
     Center,
-    /// Both sides become `size`, whatever that does to the shape.
+    /// Both sides become `resize`, whatever that does to the shape, and `size` pixels of the middle are kept.
     Squash,
     /// The longer side becomes `size`, and the rest is filled with the colour of `mean`.
     Pad,
@@ -21,7 +21,7 @@ pub enum CropMode {
 pub struct ImageProcessor {
     /// Pixels of each side (default 224).
     pub size: usize,
-    /// With `center`: the shorter side before the middle is cut out (default: `size`).
+    /// With `center` the shorter side, with `squash` both sides, before the middle is cut out (default: `size`).
     pub resize: Option<usize>,
     /// What becomes of pictures that are not square (default `center`).
     pub crop: CropMode,

@@ -8,6 +8,7 @@ mod category;
 mod features;
 mod image;
 mod number;
+mod preprocessor;
 mod text;
 mod video;
 
