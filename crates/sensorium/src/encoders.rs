@@ -4,7 +4,7 @@
 
 use crate::config::{FitConfig, TowerSection};
 use crate::{Error, Result};
-use sensorium_data::processor::{AudioProcessor, ImageProcessor, VideoProcessor};
+use sensorium_data::processor::{ImageProcessor, VideoProcessor};
 use sensorium_data::{PlanOptions, Processor, Tokenizer};
 use sensorium_engine::Params;
 use sensorium_model::pretrained::Pretrained;
@@ -124,13 +124,11 @@ impl Encoders {
             options.video = VideoProcessor { frames: config.video.frames, ..VideoProcessor::of_frames(&frame) };
             (config.video.size, config.video.crop) = (frame.size, frame.crop);
         }
-        if let Some(encoder) = &self.audio {
-            options.audio = AudioProcessor::from_preprocessor(&encoder.preprocessor()?)?;
-            let audio = &mut config.audio;
-            (audio.sample_rate, audio.features) = (options.audio.sample_rate, options.audio.features);
-            audio.mels = options.audio.mels;
-            audio.max_seconds = audio.max_seconds.min(options.audio.max_seconds);
-            options.audio.max_seconds = audio.max_seconds;
+        if self.audio.is_some() {
+            return Err(Error::Config {
+                place: "audio.encoder".into(),
+                problem: "audio encoders are loaded by the library only so far".into(),
+            });
         }
         Ok(())
     }

@@ -196,13 +196,15 @@ fn frozen_parameters_stay() {
 
 #[test]
 fn cached_features_of_frozen_towers_are_the_same_bits() {
-    let bits = |learner: &Learner, batch: &Batch| -> Vec<u32> {
+    let bits = |learner: &Learner, batch: &Batch| -> Vec<(String, Vec<u32>)> {
         let tape = Tape::new();
         let step = StepContext::training(7, 0, 0, 0);
         let loss = learner.loss(&tape, batch, &step).expect("a loss").loss;
+        let bits = |t: &Tensor| t.data().iter().map(|x| x.to_bits()).collect();
+        let mut all = vec![("loss".to_owned(), bits(loss.value()))];
         let gradients = tape.backward(&loss).expect("gradients");
-        let all = gradients.params().flat_map(|(_, g)| g.data().iter().map(|x| x.to_bits()).collect::<Vec<_>>());
-        loss.data().iter().map(|x| x.to_bits()).chain(all).collect()
+        all.extend(gradients.params().map(|(id, g)| (learner.params.get(id).name.clone(), bits(g))));
+        all
     };
     for fusion in fusions() {
         let fusion = FusionConfig { modality_dropout: 0.3, dropout: 0.1, ..fusion };
@@ -225,7 +227,11 @@ fn cached_features_of_frozen_towers_are_the_same_bits() {
         }
         let (_, computed) = store.hits_and_misses();
         let whole = batch(LabelTask::SingleLabel);
-        assert_eq!(bits(&plain, &whole), bits(&cached, &whole), "{fusion:?}");
+        let (plain, cached) = (bits(&plain, &whole), bits(&cached, &whole));
+        assert_eq!(plain.len(), cached.len(), "{fusion:?}");
+        for ((name, a), (_, b)) in plain.iter().zip(&cached) {
+            assert!(a == b, "{fusion:?}: {name} has other bits");
+        }
         let (hits, misses) = store.hits_and_misses();
         assert!(hits > 0 && misses == computed, "{fusion:?}: {hits} hits, {misses} misses after {computed}");
     }

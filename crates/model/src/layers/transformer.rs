@@ -129,8 +129,14 @@ impl Transformer {
             None => None,
         };
         let all = 0..self.layers;
-        let Some((x, prompt)) = prompted else { return self.stack(cx, x, around, all, None, None) };
-        self.stack(cx, x, Surroundings { segments: &prompt.segments, ..around }, all, Some(&prompt), None)
+        let x = match prompted {
+            None => self.stack(cx, x, around, all, None, None)?,
+            Some((x, prompt)) => {
+                let around = Surroundings { segments: &prompt.segments, ..around };
+                self.stack(cx, x, around, all, Some(&prompt), None)?
+            }
+        };
+        self.last_norm(cx, x)
     }
 
     /// The first `layers` layers of [`Transformer::forward`], without the norm
@@ -148,7 +154,8 @@ impl Transformer {
     /// # Errors
     /// When the shapes do not fit.
     pub fn upper(&self, cx: &Context<'_>, x: Var, segments: &Offsets, layers: usize) -> Result<Var> {
-        self.stack(cx, x, Surroundings::of(segments), layers.min(self.layers)..self.layers, None, None)
+        let x = self.stack(cx, x, Surroundings::of(segments), layers.min(self.layers)..self.layers, None, None)?;
+        self.last_norm(cx, x)
     }
 
     /// A cache for sequences without tokens, the keys and values of a memory
@@ -204,11 +211,11 @@ impl Transformer {
         }
         let x = self.stack(cx, x, Surroundings::of(segments), 0..self.layers, None, Some(cache))?;
         cache.grow(segments);
-        Ok(x)
+        self.last_norm(cx, x)
     }
 
-    /// Some of the layers, and after the last of all the norm; tokens in front
-    /// that adapters have put there are taken off again.
+    /// Some of the layers; tokens in front that adapters have put there are
+    /// taken off again.
     fn stack(
         &self,
         cx: &Context<'_>,
@@ -223,16 +230,19 @@ impl Transformer {
         let bias = self.relative.as_ref().map(|relative| relative.bias(cx, longest));
         let around = Surroundings { bias: bias.as_ref().map(|b| b.of()).or(around.bias), ..around };
         let mut x = x;
-        for layer in layers.clone() {
+        for layer in layers {
             // A shared block stands for every layer.
             let block = &self.blocks[layer % self.blocks.len()];
             x = block.forward_cached(cx, &x, &around, cache.as_mut().map(|c| c.layer(layer)))?;
             cx.keep_hidden(&own(&x)?);
         }
-        let x = own(&x)?;
+        own(&x)
+    }
+
+    fn last_norm(&self, cx: &Context<'_>, x: Var) -> Result<Var> {
         match &self.norm {
-            Some(norm) if layers.end == self.layers => norm.forward(cx, &x),
-            _ => Ok(x),
+            Some(norm) => norm.forward(cx, &x),
+            None => Ok(x),
         }
     }
 
