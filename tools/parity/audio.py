@@ -69,8 +69,18 @@ def head(inputs, prepare, per_token=False):
     return forward
 
 
-def case(name, model_class, config, inputs, forward, head=None):
-    written, tensors, result = run(model_class, config, "audio", inputs, forward, head)
+def decode(inputs):
+    def forward(model):
+        freeze_positions(model)
+        texts = zip(sounds(inputs), inputs["tokens"])
+        outputs = [model(whisper_frames(x), decoder_input_ids=torch.tensor([t])).logits for x, t in texts]
+        return {"logits": torch.cat([o[0] for o in outputs])}
+
+    return forward
+
+
+def case(name, model_class, config, inputs, forward, head=None, part="audio"):
+    written, tensors, result = run(model_class, config, part, inputs, forward, head)
     write(name, written, tensors, [result])
 
 
@@ -133,6 +143,9 @@ wide = {"lengths": [14], "width": 5}
 case("whisper_relu_one_head", WhisperModel, whisper(activation_function="relu", encoder_attention_heads=1, num_mel_bins=5, max_source_positions=7, encoder_layers=1), wide, encode(wide, whisper_frames))
 case("whisper_generation", WhisperForConditionalGeneration, whisper(encoder_layers=1), two, encode(two, whisper_frames))
 case("whisper_classifier", WhisperForAudioClassification, whisper(num_labels=3, classifier_proj_size=7, encoder_layers=1), two, head(two, whisper_frames), "classifier")
+texts = two | {"tokens": [[3, 8, 21, 8, 5], [4, 9, 17]]}
+case("whisper_decoder", WhisperForConditionalGeneration, whisper(decoder_layers=2, encoder_layers=1), texts, decode(texts), part="decoder")
+case("whisper_decoder_untied", WhisperForConditionalGeneration, whisper(tie_word_embeddings=False, decoder_attention_heads=2, decoder_ffn_dim=9, encoder_layers=1, activation_function="relu"), texts, decode(texts), part="decoder")
 
 sound = {"lengths": [61, 97], "width": 1}
 case("wav2vec2", Wav2Vec2Model, wav2vec2(Wav2Vec2Config), sound, encode(sound, samples))

@@ -1,4 +1,4 @@
-//! Audio encoders: Whisper, wav2vec 2.0 and HuBERT, AST.
+//! Audio models: Whisper, wav2vec 2.0 and HuBERT, AST.
 //!
 //! What their configurations say of training alone (masking, layer drop,
 //! dropout inside the feed-forward part, the loss) changes no number that a
@@ -11,10 +11,10 @@ use crate::layers::{ActivationName, AttentionBias, BlockConfig, NormPlace};
 use crate::towers::{
     AudioPositions, AudioStem, AudioTowerConfig, Pooling, SpectrogramPatchesConfig, WaveformConfig, WaveformNorm,
 };
-use crate::{Result, TowerConfig, TransformerConfig};
+use crate::{DecoderConfig, DecoderOutput, Result, TowerConfig, TransformerConfig};
 use serde_json::{Value, json};
 
-/// Whisper (Radford et al. 2022), its encoder.
+/// Whisper (Radford et al. 2022), encoder and decoder.
 pub(super) const WHISPER: Family = Family { name: "Whisper", model_types: &["whisper"], parts: whisper };
 
 /// Whisper under the names of its authors' own files.
@@ -50,21 +50,31 @@ pub(super) fn openai_config(checkpoint: &Checkpoint) -> Option<Value> {
         "encoder_layers": layers("encoder"),
         "encoder_attention_heads": hidden / WHISPER_HEAD,
         "encoder_ffn_dim": dim("encoder.blocks.0.mlp.0.weight", 0)?,
+        "vocab_size": dim("decoder.token_embedding.weight", 0)?,
+        "max_target_positions": dim("decoder.positional_embedding", 0)?,
+        "decoder_layers": layers("decoder"),
+        "decoder_attention_heads": hidden / WHISPER_HEAD,
+        "decoder_ffn_dim": dim("decoder.blocks.0.mlp.0.weight", 0)?,
     }))
 }
 
-fn whisper_encoder(c: &Config) -> Result<AudioTowerConfig> {
-    let block = BlockConfig {
+/// The block of the encoder or the decoder.
+fn whisper_block(c: &Config, stack: &str) -> Result<BlockConfig> {
+    c.only("scale_embedding", &[json!(false)])?;
+    Ok(BlockConfig {
         hidden: c.usize("d_model")?,
-        heads: c.usize("encoder_attention_heads")?,
-        intermediate: c.usize("encoder_ffn_dim")?,
+        heads: c.usize(&format!("{stack}_attention_heads"))?,
+        intermediate: c.usize(&format!("{stack}_ffn_dim"))?,
         activation: c.activation_or("activation_function", "gelu")?,
         attention_bias: Some(AttentionBias { key: false, ..AttentionBias::all(true) }),
         dropout: c.f64_or("dropout", 0.0)?,
         attention_dropout: c.f64_or("attention_dropout", 0.0)?,
         ..BlockConfig::default()
-    };
-    c.only("scale_embedding", &[json!(false)])?;
+    })
+}
+
+fn whisper_encoder(c: &Config) -> Result<AudioTowerConfig> {
+    let block = whisper_block(c, "encoder")?;
     Ok(AudioTowerConfig {
         mels: c.usize_or("num_mel_bins", 80)?,
         kernel: 3,
@@ -77,41 +87,90 @@ fn whisper_encoder(c: &Config) -> Result<AudioTowerConfig> {
     })
 }
 
+fn whisper_decoder(c: &Config) -> Result<DecoderConfig> {
+    let block = BlockConfig { causal: true, cross_attention: true, ..whisper_block(c, "decoder")? };
+    let tied = c.bool_or("tie_word_embeddings", true)?;
+    Ok(DecoderConfig {
+        vocab_size: c.usize("vocab_size")?,
+        learned_positions: Some(c.usize_or("max_target_positions", 448)?),
+        output: if tied { DecoderOutput::Tied } else { DecoderOutput::Untied },
+        output_scale: None,
+        transformer: TransformerConfig { layers: c.usize("decoder_layers")?, block, ..TransformerConfig::default() },
+    })
+}
+
+/// The names of a stack of blocks, and of the decoder's attention to the
+/// encoder.
+fn whisper_stack(keys: KeyMap, stack: &str) -> KeyMap {
+    let ours = |name: &str| format!("{stack}.layer.*.{name}");
+    let theirs = |name: &str| format!("{stack}.layers.*.{name}");
+    let mut keys = keys;
+    for (mine, other) in [("attention", "self_attn"), ("cross", "encoder_attn")] {
+        for (part, name) in [("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output", "out_proj")] {
+            keys = keys.map(&ours(&format!("{mine}.{part}.*")), &theirs(&format!("{other}.{name}.*")));
+        }
+        keys = keys.map(&ours(&format!("{mine}_norm.*")), &theirs(&format!("{other}_layer_norm.*")));
+    }
+    keys.map(&ours("mlp.up.*"), &theirs("fc1.*"))
+        .map(&ours("mlp.down.*"), &theirs("fc2.*"))
+        .map(&ours("mlp_norm.*"), &theirs("final_layer_norm.*"))
+        .map(&format!("{stack}.norm.*"), &format!("{stack}.layer_norm.*"))
+}
+
 fn whisper(c: &Config) -> Result<Vec<Part>> {
     let encoder = whisper_encoder(c)?;
     let hidden = encoder.transformer.block.hidden;
-    let keys = KeyMap::new()
+    let encoder_keys = KeyMap::new()
         .map("conv.0.*", "encoder.conv1.*")
         .map("conv.1.*", "encoder.conv2.*")
-        .map("positions", "encoder.embed_positions.weight")
-        .map("encoder.layer.*.attention.query.*", "encoder.layers.*.self_attn.q_proj.*")
-        .map("encoder.layer.*.attention.key.*", "encoder.layers.*.self_attn.k_proj.*")
-        .map("encoder.layer.*.attention.value.*", "encoder.layers.*.self_attn.v_proj.*")
-        .map("encoder.layer.*.attention.output.*", "encoder.layers.*.self_attn.out_proj.*")
-        .map("encoder.layer.*.attention_norm.*", "encoder.layers.*.self_attn_layer_norm.*")
-        .map("encoder.layer.*.mlp.up.*", "encoder.layers.*.fc1.*")
-        .map("encoder.layer.*.mlp.down.*", "encoder.layers.*.fc2.*")
-        .map("encoder.layer.*.mlp_norm.*", "encoder.layers.*.final_layer_norm.*")
-        .map("encoder.norm.*", "encoder.layer_norm.*")
-        .ignore(&["decoder.**"]);
-    let mut parts = vec![Part::tower("audio", TowerConfig::Audio(encoder), keys.under(&["", "model."]))];
+        .map("positions", "encoder.embed_positions.weight");
+    let decoder = whisper_decoder(c)?;
+    let mut decoder_keys = whisper_stack(KeyMap::new(), "decoder")
+        .map("decoder.embeddings.word", "decoder.embed_tokens.weight")
+        .map("decoder.embeddings.positions", "decoder.embed_positions.weight");
+    decoder_keys = match decoder.output {
+        DecoderOutput::Untied => decoder_keys.rooted("decoder.output.weight", "proj_out.weight"),
+        _ => decoder_keys.ignore(&["proj_out.weight"]),
+    };
+    let under = &["", "model."];
+    let mut parts = vec![
+        Part::tower("audio", TowerConfig::Audio(encoder), whisper_stack(encoder_keys, "encoder").under(under)),
+        Part::decoder("decoder", decoder, decoder_keys.under(under)),
+    ];
     parts.extend(projected_classifier(c, hidden)?);
     Ok(parts)
 }
 
+/// As [`whisper_stack`], in the authors' own names.
+fn openai_stack(keys: KeyMap, stack: &str) -> KeyMap {
+    let ours = |name: &str| format!("{stack}.layer.*.{name}");
+    let theirs = |name: &str| format!("{stack}.blocks.*.{name}");
+    let mut keys = keys;
+    for (mine, other) in [("attention", "attn"), ("cross", "cross_attn")] {
+        keys = keys
+            .map(&ours(&format!("{mine}.output.*")), &theirs(&format!("{other}.out.*")))
+            .map(&ours(&format!("{mine}.*.*")), &theirs(&format!("{other}.*.*")))
+            .map(&ours(&format!("{mine}_norm.*")), &theirs(&format!("{other}_ln.*")));
+    }
+    keys.map(&ours("mlp.up.*"), &theirs("mlp.0.*"))
+        .map(&ours("mlp.down.*"), &theirs("mlp.2.*"))
+        .map(&ours("mlp_norm.*"), &theirs("mlp_ln.*"))
+}
+
 fn openai_whisper(c: &Config) -> Result<Vec<Part>> {
-    let keys = KeyMap::new()
+    let encoder = KeyMap::new()
         .map("conv.0.*", "encoder.conv1.*")
         .map("conv.1.*", "encoder.conv2.*")
         .map("positions", "encoder.positional_embedding")
-        .map("encoder.layer.*.attention.output.*", "encoder.blocks.*.attn.out.*")
-        .map("encoder.layer.*.attention.*.*", "encoder.blocks.*.attn.*.*")
-        .map("encoder.layer.*.attention_norm.*", "encoder.blocks.*.attn_ln.*")
-        .map("encoder.layer.*.mlp.up.*", "encoder.blocks.*.mlp.0.*")
-        .map("encoder.layer.*.mlp.down.*", "encoder.blocks.*.mlp.2.*")
-        .map("encoder.layer.*.mlp_norm.*", "encoder.blocks.*.mlp_ln.*")
         .map("encoder.norm.*", "encoder.ln_post.*");
-    Ok(vec![Part::tower("audio", TowerConfig::Audio(whisper_encoder(c)?), keys)])
+    let decoder = KeyMap::new()
+        .map("decoder.embeddings.word", "decoder.token_embedding.weight")
+        .map("decoder.embeddings.positions", "decoder.positional_embedding")
+        .map("decoder.norm.*", "decoder.ln.*");
+    Ok(vec![
+        Part::tower("audio", TowerConfig::Audio(whisper_encoder(c)?), openai_stack(encoder, "encoder")),
+        Part::decoder("decoder", whisper_decoder(c)?, openai_stack(decoder, "decoder")),
+    ])
 }
 
 /// The number of classes, told by their labels.

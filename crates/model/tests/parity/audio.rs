@@ -1,9 +1,11 @@
-//! Audio encoders.
+//! Audio encoders, and Whisper's decoder over its encoder.
 
-use crate::harness::{check_towers, values};
-use sensorium_engine::{Offsets, Tensor};
-use sensorium_model::{ColumnInput, Values};
+use crate::decoders::{check_growing, tokens};
+use crate::harness::{Case, Folders, check_towers, values};
+use sensorium_engine::{Offsets, Tape, Tensor};
+use sensorium_model::{ColumnInput, Context, Values};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// The sounds of a run, packed: `lengths` of frames of `width` numbers, their
 /// values from their names.
@@ -45,3 +47,33 @@ cases!(
     ast_no_bias,
     ast_classifier,
 );
+
+/// Encoder and decoder in one pass, and the same scores token by token.
+fn check_encoder_decoder(name: &str) {
+    let case = Case::read(name);
+    let folders = Folders::of(name, &case);
+    for run in &case.runs {
+        let (tower, mut params) = folders.model.load_tower("audio").unwrap_or_else(|e| panic!("{name}: {e}"));
+        let decoder = folders.model.load_decoder("decoder", &mut params).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (tokens, segments) = tokens(&run.inputs, "tokens");
+        let tape = Tape::new();
+        let cx = Context::inference(&tape, &params);
+        let sound = tower.forward(&cx, &sounds(&run.inputs)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let memory = Some((&sound.tokens, &sound.offsets));
+        let logits = decoder.forward(&cx, &tokens, &segments, memory).unwrap_or_else(|e| panic!("{name}: {e}"));
+        drop(cx);
+        let fixed = sound.tokens.detached();
+        check_growing(name, run, &decoder, &params, (&tokens, &segments), Some((&fixed, &sound.offsets)));
+        folders.compare(name, run, &["audio", "decoder"], tape, &params, &BTreeMap::from([("logits", logits)]));
+    }
+}
+
+#[test]
+fn whisper_decoder() {
+    check_encoder_decoder("whisper_decoder");
+}
+
+#[test]
+fn whisper_decoder_untied() {
+    check_encoder_decoder("whisper_decoder_untied");
+}

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Lists of token numbers under a name, packed.
-fn tokens(inputs: &Value, name: &str) -> (Vec<u32>, Offsets) {
+pub fn tokens(inputs: &Value, name: &str) -> (Vec<u32>, Offsets) {
     let texts: Vec<Vec<u32>> = serde_json::from_value(inputs[name].clone()).expect("lists of token numbers");
     (texts.concat(), Offsets::from_lengths(texts.iter().map(Vec::len)))
 }
@@ -71,7 +71,7 @@ fn check_translation(name: &str) {
 }
 
 /// Token by token, from a key/value cache.
-fn check_growing(
+pub fn check_growing(
     name: &str,
     run: &Run,
     decoder: &Decoder,
