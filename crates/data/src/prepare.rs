@@ -92,7 +92,10 @@ impl Preparer {
         augmented: bool,
     ) -> Result<Option<Mel>, String> {
         let seconds = config.max_seconds * if augmented { AUGMENTED_SECONDS } else { 1.0 };
-        let config_text = format!("{:?} {} Hz {} mels {seconds} s", config.features, config.sample_rate, config.mels);
+        let config_text = format!(
+            "{:?} {:?} {} Hz {} mels {seconds} s, padded to {:?}",
+            config.features, config.window, config.sample_rate, config.mels, config.pad_seconds
+        );
         let key = self.key(media, if sound_track { "track mel" } else { "mel" }, &config_text, augmented)?;
         if let Some(mel) = key.as_ref().and_then(|key| self.cached(key)).and_then(|b| read_mel(&b)) {
             return Ok((mel.frames > 0).then_some(mel));
@@ -127,17 +130,26 @@ impl Preparer {
         Ok(sound)
     }
 
-    /// The log-mel frames of samples.
+    /// The frames that a model reads of samples.
     ///
     /// # Errors
     /// Fewer samples than one frame takes.
     pub fn log_mel(&self, media: &MediaRef, sound: &Audio, config: &AudioProcessor) -> Result<Mel, String> {
         let mel = match config.features {
-            AudioFeatures::Whisper => WhisperMel { mels: config.mels, pad_to_seconds: None }.compute(sound),
-            AudioFeatures::Kaldi => {
-                let (sample_rate, mels) = (config.sample_rate, config.mels);
-                KaldiFbank { sample_rate, mels, ..Default::default() }.compute(sound)
+            AudioFeatures::Whisper => {
+                // Silence is part of what Whisper hears; a longer sound is cut by frames.
+                let pad_to_seconds = config.pad_seconds.filter(|seconds| sound.seconds() < *seconds);
+                WhisperMel { mels: config.mels, pad_to_seconds }.compute(sound)
             }
+            AudioFeatures::Kaldi => {
+                let (sample_rate, mels, window) = (config.sample_rate, config.mels, config.window);
+                KaldiFbank { sample_rate, mels, window, ..Default::default() }.compute(sound)
+            }
+            AudioFeatures::Waveform => audio::resample(sound, config.sample_rate).map(|sound| Mel {
+                frames: sound.samples.len(),
+                mels: 1,
+                data: sound.samples,
+            }),
         };
         let mel = mel.map_err(explain)?;
         if mel.frames == 0 {

@@ -13,7 +13,7 @@ use crate::features::read_features;
 use crate::media_ref::{MediaRef, parse_media};
 use crate::plan::{ColumnPlan, DataPlan};
 use crate::prepare::Preparer;
-use crate::processor::{AudioProcessor, FeaturesProcessor, ImageProcessor, Processor, VideoProcessor};
+use crate::processor::{AudioFeatures, AudioProcessor, FeaturesProcessor, ImageProcessor, Processor, VideoProcessor};
 use crate::segment::{Problem, Sample, Segment};
 use crate::table::{FeatureMatrix, Table, Value};
 
@@ -262,7 +262,7 @@ impl Context<'_> {
         let preparer = &self.sampler.preparer;
         let augmentation = self.augmentation.filter(|(augmentation, _)| augmentation.varies_sound());
         let key = augmentation.map(|(_, key)| key.part(part));
-        let longest = (config.max_seconds * AudioProcessor::FRAMES_PER_SECOND).ceil() as usize;
+        let longest = (config.max_seconds * config.frames_per_second()).ceil() as usize;
         let waveform =
             augmentation.and_then(|(augmentation, key)| Some((augmentation.waveform.as_ref()?, key.part(part))));
         let mel = match waveform {
@@ -281,11 +281,10 @@ impl Context<'_> {
         };
         let Some(mel) = mel else { return Ok(None) };
         let mut mel = cut_mel(mel, longest, key);
-        for value in &mut mel.data {
-            *value = (*value - config.mean) / config.std;
-        }
-        let masks =
-            augmentation.and_then(|(augmentation, key)| Some((augmentation.spectrogram.as_ref()?, key.part(part))));
+        config.finish(&mut mel);
+        let masks = augmentation
+            .filter(|_| config.features != AudioFeatures::Waveform)
+            .and_then(|(augmentation, key)| Some((augmentation.spectrogram.as_ref()?, key.part(part))));
         if let Some((masks, key)) = masks {
             masks.apply(&mut mel, key).map_err(|error| error.to_string())?;
         }

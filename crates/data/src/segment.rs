@@ -41,7 +41,7 @@ pub enum SegmentKind {
     Tokens,
     /// One picture.
     Image,
-    /// Log-mel frames.
+    /// Log-mel frames, or samples.
     Audio,
     /// Several pictures in time.
     Video,
@@ -67,11 +67,11 @@ pub enum Segment {
         /// `[3, height, width]`.
         data: Vec<f32>,
     },
-    /// Log-mel frames.
+    /// Log-mel frames, or samples.
     Audio {
-        /// Frames, one every 10 ms.
+        /// Frames, one every 10 ms, or samples.
         frames: usize,
-        /// Mel bands.
+        /// Mel bands; 1 for samples.
         mels: usize,
         /// `[frames, mels]`.
         data: Vec<f32>,

@@ -4,7 +4,7 @@
 use crate::config::{FitConfig, TowerSection};
 use crate::encoders::Encoders;
 use crate::{Error, Result};
-use sensorium_data::processor::{AudioProcessor, ImageProcessor, TextProcessor, VideoProcessor};
+use sensorium_data::processor::{AudioFeatures, AudioProcessor, ImageProcessor, TextProcessor, VideoProcessor};
 use sensorium_data::{Augmentation, DataPlan, LabelOptions, PlanOptions, Processor, Tokenizer, TokenizerOptions};
 use sensorium_model::towers::{
     AudioTowerConfig, FeaturesTowerConfig, ImageTowerConfig, TabularTowerConfig, TextTowerConfig, VideoTowerConfig,
@@ -133,6 +133,14 @@ pub(crate) fn model_config(
                     transformer: transformer("image.tower", &config.image.tower)?,
                     ..ImageTowerConfig::default()
                 }),
+                Processor::Audio(p) if p.features == AudioFeatures::Waveform => {
+                    return Err(Error::Config {
+                        place: "audio.features".into(),
+                        problem: "waveform is for pretrained encoders that read samples; a tower from scratch reads \
+                                  whisper or kaldi"
+                            .into(),
+                    });
+                }
                 Processor::Audio(p) => TowerConfig::Audio(AudioTowerConfig {
                     mels: p.mels,
                     kernel: 3,
@@ -198,7 +206,7 @@ fn fusion_dim(config: &FitConfig) -> usize {
 /// The most tokens that the convolutions leave of the longest sound.
 fn tokens_of_sound(p: &AudioProcessor, strides: &[usize]) -> usize {
     // One frame more than whole seconds give, and each convolution rounds up.
-    let frames = (p.max_seconds * AudioProcessor::FRAMES_PER_SECOND).ceil() as usize + 1;
+    let frames = (p.max_seconds * p.frames_per_second()).ceil() as usize + 1;
     strides.iter().fold(frames, |n, s| n.div_ceil((*s).max(1)))
 }
 

@@ -20,7 +20,7 @@ use crate::error::{DataError, Result};
 use crate::features::read_features;
 use crate::pack::Pack;
 use crate::plan::DataPlan;
-use crate::processor::{AudioProcessor, Processor};
+use crate::processor::{AudioFeatures, Processor};
 use crate::sampler::{Binding, Sampler};
 use crate::segment::{Problem, Sample};
 use crate::table::{Table, Value};
@@ -255,6 +255,8 @@ impl Loader {
 
 /// Pixels of a side of the patch that a picture's length is estimated with.
 const PATCH: usize = 16;
+/// Samples of a token of models that read samples, 20 ms at 16 kHz.
+const SAMPLES_PER_TOKEN: usize = 320;
 
 impl Source {
     /// The estimated length of a row in tokens: text exactly, pictures by patches of 16 pixels,
@@ -282,8 +284,11 @@ impl Source {
                 Processor::Image(config) => picture(config.size),
                 Processor::Video(config) => config.frames * picture(config.size),
                 Processor::Audio(config) => {
-                    let frames = (config.max_seconds * AudioProcessor::FRAMES_PER_SECOND) as usize;
-                    frames.div_ceil(PATCH) * config.mels.div_ceil(PATCH)
+                    let frames = (config.max_seconds * config.frames_per_second()) as usize;
+                    match config.features {
+                        AudioFeatures::Waveform => frames.div_ceil(SAMPLES_PER_TOKEN),
+                        _ => frames.div_ceil(PATCH) * config.mels.div_ceil(PATCH),
+                    }
                 }
                 Processor::Features(config) => {
                     read_features(value, self.table.folder()).map_or(0, |matrix| matrix.rows.min(config.max_rows))
