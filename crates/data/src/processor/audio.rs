@@ -40,8 +40,10 @@ pub struct AudioProcessor {
     pub max_seconds: f64,
     /// Shorter sounds are padded to this length, for pretrained models that have only seen sounds
     /// of one length: with silence before Whisper's features (30 for Whisper), with frames of
-    /// zeros after Kaldi's (10.24 for AST). Default none: a sound costs as much as it is long, and
-    /// Whisper's encoder gives for it almost, but not exactly, what it gives for the padded one.
+    /// zeros after Kaldi's (10.24 for AST). Default none: a sound costs as much as it is long. A
+    /// pretrained Whisper then gives other states than the reference (on 10 s of speech, tiny.en's
+    /// differ by a tenth of their size): its decoder, and an encoder that stays frozen, want the
+    /// padding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pad_seconds: Option<f64>,
     /// Whether each sound is brought to mean 0 and variance 1 (samples only; default false).

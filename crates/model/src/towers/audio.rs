@@ -2,9 +2,9 @@
 //! then a Transformer. Whisper's encoder (Radford et al. 2022), wav2vec 2.0
 //! and HuBERT (Baevski et al. 2020, Hsu et al. 2021) and the Audio
 //! Spectrogram Transformer (Gong et al. 2021) are settings of it. Frames
-//! beyond the sound do not exist: a second of speech costs a second. Where a
-//! pretrained model has only seen sound padded to one length, its processor
-//! pads (`pad_seconds`).
+//! beyond the sound do not exist: a second of speech costs a second. Whisper
+//! and AST have learnt with all sounds padded to one length; for their exact
+//! states the processor pads (`pad_seconds`).
 
 use super::audio_stem::{Stem, Stemmed};
 use super::{Encoded, Pooling, Positions, wrong_kind};
@@ -267,5 +267,104 @@ impl AudioTower {
         let x = self.encoder.forward(cx, x, &offsets)?;
         let pooled = c.pooling.apply(cx, &x, &offsets)?;
         Ok((x, offsets, pooled))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sensorium_engine::{Offsets, Params, Tape};
+
+    fn sounds(lengths: &[usize], width: usize) -> ColumnInput {
+        let offsets = Offsets::from_lengths(lengths.iter().copied());
+        let data: Vec<f32> = (0..offsets.total() * width).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+        let frames = Tensor::from_slice(&[offsets.total(), width], &data).expect("whole frames");
+        ColumnInput::new((0..lengths.len() as u32).collect(), offsets, Values::Audio(frames)).expect("packed")
+    }
+
+    /// No layers and no norm: the tokens as the stem makes them.
+    fn patches() -> AudioTowerConfig {
+        AudioTowerConfig {
+            mels: 10,
+            stem: AudioStem::Patches(SpectrogramPatchesConfig { size: 4, frequency_stride: 3, time_stride: 2 }),
+            max_positions: 16,
+            pooling: Pooling::FirstTwo,
+            transformer: TransformerConfig { layers: 0, final_norm: Some(false), ..TransformerConfig::default() },
+            ..AudioTowerConfig::default()
+        }
+    }
+
+    fn run(c: &AudioTowerConfig, column: &ColumnInput) -> Result<(Tensor, Offsets)> {
+        let mut params = Params::new();
+        let tower = AudioTower::new(&mut Builder::new(&mut params, 3), c)?;
+        let tape = Tape::inference();
+        let (tokens, offsets, _) = tower.forward(&Context::inference(&tape, &params), column)?;
+        Ok((tokens.into_value(), offsets))
+    }
+
+    #[test]
+    fn squares_of_a_shorter_sound_are_those_of_the_longer_one() -> Result<()> {
+        let c = patches();
+        let (long, _) = run(&c, &sounds(&[16], 10))?;
+        let (short, _) = run(&c, &sounds(&[9], 10))?;
+        let hidden = c.transformer.block.hidden;
+        // Three squares along the bands, seven and three along time.
+        assert_eq!((long.dims()[0], short.dims()[0]), (2 + 3 * 7, 2 + 3 * 3));
+        assert_eq!((c.tokens(16), c.tokens(9)), (2 + 3 * 7, 2 + 3 * 3));
+        let row = |t: &Tensor, i: usize| t.data()[i * hidden..(i + 1) * hidden].to_vec();
+        for (i, j) in (0..3).flat_map(|i| (0..3).map(move |j| (i, j))) {
+            assert_eq!(row(&short, 2 + i * 3 + j), row(&long, 2 + i * 7 + j));
+        }
+        assert_eq!((row(&short, 0), row(&short, 1)), (row(&long, 0), row(&long, 1)));
+        Ok(())
+    }
+
+    #[test]
+    fn sounds_of_lengths_that_cannot_be_are_refused() {
+        let message = |c: &AudioTowerConfig, lengths: &[usize]| {
+            run(c, &sounds(lengths, c.mels)).map(|_| ()).expect_err("refused").to_string()
+        };
+        assert!(message(&patches(), &[8, 17]).contains("4 to 16 frames"));
+        assert!(message(&patches(), &[3]).contains("4 to 16 frames"));
+        let samples = AudioTowerConfig {
+            mels: 1,
+            stem: AudioStem::Waveform(WaveformConfig {
+                channels: vec![3, 4],
+                kernels: vec![5, 3],
+                strides: vec![4, 2],
+                bias: false,
+                norm: WaveformNorm::First,
+                activation: ActivationName::Gelu,
+                projection_norm: true,
+                projection_dropout: 0.0,
+            }),
+            ..patches()
+        };
+        assert!(message(&samples, &[12]).contains("at least 13 samples"));
+        assert_eq!((samples.tokens(12), samples.tokens(13), samples.tokens(21)), (0, 1, 2));
+        assert_eq!(run(&samples, &sounds(&[13, 21], 1)).map(|(_, o)| o.bounds().to_vec()).ok(), Some(vec![0, 1, 3]));
+    }
+
+    #[test]
+    fn sinusoids_stay_and_settings_saved_before_them_load() -> Result<()> {
+        let c = AudioTowerConfig { positions: AudioPositions::Sinusoids, ..AudioTowerConfig::default() };
+        let mut params = Params::new();
+        AudioTower::new(&mut Builder::new(&mut params, 3), &c)?;
+        let table = params.get(params.id("positions").expect("a table"));
+        assert!(!table.trainable);
+        let (row, half) = (&table.value.data()[128..256], 64);
+        assert!((row[0] - 1f32.sin()).abs() < 1e-6 && (row[half] - 1f32.cos()).abs() < 1e-6);
+        assert!((row[half - 1] - 1e-4).abs() < 1e-8 && (row[127] - 1.0).abs() < 1e-6);
+        let old =
+            serde_json::json!({ "mels": 40, "kernel": 3, "strides": [2, 2], "max_positions": 9, "pooling": "mean" });
+        let loaded: AudioTowerConfig = serde_json::from_value(old).expect("loads");
+        let plain = AudioTowerConfig { mels: 40, max_positions: 9, ..AudioTowerConfig::default() };
+        assert_eq!(loaded, plain);
+        let json = serde_json::to_string(&plain).expect("json");
+        assert!(!json.contains("stem") && !json.contains("positions\":{"), "{json}");
+        let back: AudioTowerConfig =
+            serde_json::from_str(&serde_json::to_string(&patches()).expect("json")).expect("back");
+        assert_eq!(back, patches());
+        Ok(())
     }
 }
