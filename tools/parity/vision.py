@@ -4,6 +4,11 @@ tools/parity/requirements.txt."""
 import torch
 from common import run, values, write
 from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    BeitModel,
+    BlipConfig,
+    BlipModel,
     ChineseCLIPConfig,
     ChineseCLIPModel,
     CLIPConfig,
@@ -165,3 +170,7 @@ image_case("siglip_vision", SiglipVisionModel, small(SiglipVisionConfig, num_att
 image_case("siglip_vision_larger", SiglipVisionModel, small(SiglipVisionConfig, num_hidden_layers=1, vision_use_head=False), encode(20, False, **larger), 20)
 image_case("siglip_classifier", SiglipForImageClassification, pair(SiglipConfig, num_labels=3), classify(12), head="classifier")
 text_case("siglip_text", SiglipTextModel, SiglipTextConfig(**TEXT, projection_size=5), siglip_text)
+pair_case("blip", BlipModel, pair(BlipConfig, text={"num_hidden_layers": 1}, image={"num_hidden_layers": 1}, projection_dim=5))
+image_case("beit", BeitModel, small(BeitConfig, use_relative_position_bias=True, layer_scale_init_value=0.3), encode(12))
+image_case("beit_shared_first", BeitModel, small(BeitConfig, use_shared_relative_position_bias=True, use_mean_pooling=False, layer_scale_init_value=0.0), encode(12))
+image_case("beit_classifier", BeitForImageClassification, small(BeitConfig, use_absolute_position_embeddings=True, num_hidden_layers=1, num_labels=3), classify(12), head="classifier")

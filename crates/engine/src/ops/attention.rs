@@ -53,7 +53,13 @@ pub struct RelativeBias<'a, E: Element> {
     pub entries: Arc<[u32]>,
     /// Where in `entries` distance 0 stands.
     pub zero: usize,
+    /// Where the queries and the keys of a segment stand, for distances that
+    /// do not follow their order (patches of a grid); none for those that do.
+    pub places: Option<Places>,
 }
+
+/// The place of each query of a segment, and that of each key.
+pub type Places = (Arc<[u32]>, Arc<[u32]>);
 
 /// What both passes need beside the tensors.
 struct Plan<E> {
@@ -64,11 +70,28 @@ struct Plan<E> {
     dim: usize,
     value_dim: usize,
     scale: E,
-    bias: Option<(ByHead<E>, Arc<[u32]>, usize)>,
+    bias: Option<PlannedBias<E>>,
 }
 
-/// A bias table laid out `[heads, entries]` for reading along distances.
-type ByHead<E> = Arc<Vec<E>>;
+struct PlannedBias<E> {
+    /// The table laid out `[heads, entries]`, for reading along distances.
+    by_head: Vec<E>,
+    entries: Arc<[u32]>,
+    zero: usize,
+    places: Option<Places>,
+}
+
+impl<E> PlannedBias<E> {
+    /// The entry for key `j` and query `i`, which stands at `place` where
+    /// nothing else is said.
+    fn entry(&self, j: usize, i: usize, place: isize) -> usize {
+        let (j, place) = match &self.places {
+            Some((queries, keys)) => (keys[j] as usize, queries[i] as isize),
+            None => (j, place),
+        };
+        self.entries[distance(j, place, self.zero, self.entries.len())] as usize
+    }
+}
 
 /// softmax(scale · Q·Kᵀ + bias)·V for each segment and head.
 ///
@@ -222,6 +245,9 @@ fn plan<E: Element>(
         if b.table.cols() != heads || b.zero >= b.entries.len() || b.entries.iter().any(|e| *e as usize >= entries) {
             return Err(EngineError::shape(OP, "bias table", format!("[entries, {heads}]"), b.table.shape()));
         }
+        if b.places.as_ref().is_some_and(|(q, k)| q.len() < queries.longest() || k.len() < keys.longest()) {
+            return Err(EngineError::setting(OP, "fewer places for the bias than tokens in a segment"));
+        }
     }
     Ok(Plan {
         config: config.clone(),
@@ -233,7 +259,7 @@ fn plan<E: Element>(
         bias: bias.map(|b| {
             let (entries, data) = (b.table.rows(), b.table.data());
             let by_head = (0..heads).flat_map(|h| (0..entries).map(move |e| data[e * heads + h])).collect();
-            (Arc::new(by_head), Arc::clone(&b.entries), b.zero)
+            PlannedBias { by_head, entries: Arc::clone(&b.entries), zero: b.zero, places: b.places.clone() }
         }),
     })
 }
@@ -250,12 +276,12 @@ impl<E: Element> Plan<E> {
             false,
         );
         scale_all(&mut scores, self.scale);
-        if let Some((table, entries, zero)) = &self.bias {
-            let table = &table[head * (table.len() / self.config.heads)..];
+        if let Some(bias) = &self.bias {
+            let table = &bias.by_head[head * (bias.by_head.len() / self.config.heads)..];
             for (i, row) in scores.chunks_exact_mut(keys.len().max(1)).enumerate() {
                 let place = self.place(self.queries.length(segment), keys.len(), first + i);
                 for (j, s) in row.iter_mut().enumerate() {
-                    *s += table[entries[distance(j, place, *zero, entries.len())] as usize];
+                    *s += table[bias.entry(j, first + i, place)];
                 }
             }
         }
@@ -452,12 +478,12 @@ unsafe fn backward_task<E: Element>(
             }
             let weights: &[E] = dropped.as_deref().unwrap_or(&p);
             product_here(Matrix::dense(weights, count, keys.len()).transposed(), d_head, dv(), add_v);
-            if let Some((_, entries, zero)) = &plan.bias {
+            if let Some(bias) = &plan.bias {
                 let base = (segment * heads + head) * into.entries;
                 for (i, row) in dp.chunks_exact(keys.len().max(1)).enumerate() {
                     let place = plan.place(queries.len(), keys.len(), first + i);
                     for (j, x) in row.iter().enumerate() {
-                        let e = entries[distance(j, place, *zero, entries.len())] as usize;
+                        let e = bias.entry(j, first + i, place);
                         // SAFETY: this (segment, head)'s own partial sums.
                         unsafe { *into.bias.0.add(base + e) += *x };
                     }
@@ -641,7 +667,29 @@ mod tests {
         });
         let all = [q, k, v, table];
         let run = |t: &Tape<f64>, x: &[Var<f64>]| {
-            let bias = RelativeBias { table: &x[3], entries: Arc::clone(&entries), zero: 2 };
+            let bias = RelativeBias { table: &x[3], entries: Arc::clone(&entries), zero: 2, places: None };
+            attention(t, (&x[0], &x[1], &x[2]), (&o, &o), &c, Some(&bias))
+        };
+        let got = run(&Tape::inference(), &all.clone().map(Var::constant))?;
+        for (g, w) in got.data().iter().zip(&want) {
+            assert!((g - w).abs() < 1e-12, "{g} is not {w}");
+        }
+        gradients(&all, run)
+    }
+
+    #[test]
+    fn a_relative_bias_can_follow_places() -> Result<()> {
+        let (c, o) = (Attention::new(2), Offsets::from_lengths([3, 3]));
+        let table = random(&[7, 2], "table");
+        let [q, k, v] = inputs(&c, &o, &o);
+        let (at_q, at_k): (Vec<u32>, Vec<u32>) = (vec![2, 0, 1], vec![3, 1, 0]);
+        let want = naive([&q, &k, &v], (&o, &o), &c, |h, i, j| {
+            table.data()[(i64::from(at_k[j]) - i64::from(at_q[i]) + 3) as usize * 2 + h]
+        });
+        let all = [q, k, v, table];
+        let run = |t: &Tape<f64>, x: &[Var<f64>]| {
+            let places = Some((at_q.clone().into(), at_k.clone().into()));
+            let bias = RelativeBias { table: &x[3], entries: (0..7).collect(), zero: 3, places };
             attention(t, (&x[0], &x[1], &x[2]), (&o, &o), &c, Some(&bias))
         };
         let got = run(&Tape::inference(), &all.clone().map(Var::constant))?;
@@ -655,7 +703,7 @@ mod tests {
     fn a_relative_bias_follows_new_queries_of_a_past() -> Result<()> {
         let (c, whole) = (Attention { causal: true, ..Attention::new(2) }, Offsets::from_lengths([5]));
         let table = Var::constant(random(&[5, 2], "table"));
-        let bias = RelativeBias { table: &table, entries: [0, 1, 2, 3, 4].into(), zero: 4 };
+        let bias = RelativeBias { table: &table, entries: [0, 1, 2, 3, 4].into(), zero: 4, places: None };
         let [q, k, v] = inputs(&c, &whole, &whole);
         let last = Tensor::from_slice(&[2, 6], &q.data()[18..])?;
         let [q, last, k, v] = [q, last, k, v].map(Var::constant);

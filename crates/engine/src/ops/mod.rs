@@ -29,7 +29,7 @@ mod unfold_2d;
 mod weight_norm;
 
 pub use activation::{Activation, activate};
-pub use attention::{Attention, RelativeBias, attention, attention_weights};
+pub use attention::{Attention, Places, RelativeBias, attention, attention_weights};
 pub use concat::{concat_cols, concat_rows, reshape, split_cols};
 pub use conv_1d::{Convolution1d, conv_1d};
 pub use cross_entropy::{CrossEntropy, cross_entropy, soft_cross_entropy};

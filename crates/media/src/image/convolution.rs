@@ -1,7 +1,7 @@
-//! The separable convolution behind resizing: along the rows, then along the columns.
+//! The separable convolution behind resizing: along the rows and along the columns.
 //!
-//! Pillow's arithmetic is kept where it can be seen: the same windows and weights, the rows first,
-//! the result rounded to bytes in between. Sums are 32-bit floating point in a fixed order instead
+//! Pillow's arithmetic is kept where it can be seen: the same windows and weights, the same of the
+//! two first, the result rounded to bytes in between. Sums are 32-bit floating point in a fixed order instead
 //! of fixed point, which the compiler turns into vector code on every machine and which differs from
 //! exact sums by less than a ten-thousandth of a step.
 
@@ -68,14 +68,27 @@ fn windows(input: usize, output: usize, kernel: &Kernel) -> Vec<Window> {
 
 /// Resizes with a filter; sides that keep their length are not filtered.
 pub(super) fn convolve(image: &Image, width: usize, height: usize, kernel: &Kernel) -> Image {
-    let narrowed;
-    let image = if width == image.width {
-        image
-    } else {
-        narrowed = along_rows(image, width, kernel);
-        &narrowed
-    };
-    if height == image.height { image.clone() } else { along_columns(image, height, kernel) }
+    // As in Pillow 13. Which comes first can be seen where values beyond black and white are cut off.
+    let lower = image.height.saturating_sub(height);
+    let narrower = image.width.saturating_sub(width);
+    let steps = if lower > 2 * narrower { [Axis::Columns, Axis::Rows] } else { [Axis::Rows, Axis::Columns] };
+    let mut result = None;
+    for step in steps {
+        let image = result.as_ref().unwrap_or(image);
+        match step {
+            Axis::Rows if width != image.width => result = Some(along_rows(image, width, kernel)),
+            Axis::Columns if height != image.height => result = Some(along_columns(image, height, kernel)),
+            Axis::Rows | Axis::Columns => {}
+        }
+    }
+    result.unwrap_or_else(|| image.clone())
+}
+
+/// What a step of the convolution goes along.
+#[derive(Clone, Copy)]
+enum Axis {
+    Rows,
+    Columns,
 }
 
 /// Values summed side by side: four pixels of three channels.

@@ -71,20 +71,22 @@ impl RelativePositions {
         // Beyond the greatest distance every bucket is the last one.
         let reach = longest.saturating_sub(1).min(self.config.max_distance.max(1)) as i64;
         let entries = (-reach..=reach).map(|d| self.config.bucket(d)).collect();
-        DistanceBias { table: cx.param(self.table), entries, zero: reach as usize }
+        DistanceBias { table: cx.param(self.table), entries, zero: reach as usize, places: None }
     }
 }
 
 /// Biases by distance, ready for attention.
 pub struct DistanceBias {
-    table: Var,
-    entries: Arc<[u32]>,
-    zero: usize,
+    pub(super) table: Var,
+    pub(super) entries: Arc<[u32]>,
+    pub(super) zero: usize,
+    pub(super) places: Option<ops::Places>,
 }
 
 impl DistanceBias {
     /// As the engine takes it.
     pub fn of(&self) -> ops::RelativeBias<'_, f32> {
-        ops::RelativeBias { table: &self.table, entries: Arc::clone(&self.entries), zero: self.zero }
+        let (entries, places) = (Arc::clone(&self.entries), self.places.clone());
+        ops::RelativeBias { table: &self.table, entries, zero: self.zero, places }
     }
 }

@@ -1,8 +1,7 @@
 //! A stack of blocks.
 
-use super::{
-    Block, BlockConfig, KeyValueCache, LayerNorm, NormPlace, RelativePositions, RelativePositionsConfig, Surroundings,
-};
+use super::{Block, BlockConfig, GridPositions, GridPositionsConfig, KeyValueCache, LayerNorm, NormPlace};
+use super::{RelativePositions, RelativePositionsConfig, Surroundings};
 use crate::adapters::Prepended;
 use crate::{Context, ModelError, Result};
 use sensorium_engine::{Builder, Offsets, Var};
@@ -30,6 +29,9 @@ pub struct TransformerConfig {
     /// the embeddings are normalised (ModernBERT).
     #[serde(skip_serializing_if = "Clone::clone")]
     pub first_norm: bool,
+    /// A bias on attention scores by the way between patches of a grid (BEiT).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grid_positions: Option<GridPositionsConfig>,
     /// Layers that see everything whatever the block's `window`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub global_layers: Vec<usize>,
@@ -52,6 +54,7 @@ impl Default for TransformerConfig {
             final_norm: None,
             relative_positions: None,
             first_norm: true,
+            grid_positions: None,
             global_layers: Vec::new(),
             no_rotary_layers: Vec::new(),
             local_rotary_base: None,
@@ -67,6 +70,7 @@ pub struct Transformer {
     layers: usize,
     causal: bool,
     relative: Option<RelativePositions>,
+    grid: Option<GridPositions>,
     norm: Option<LayerNorm>,
 }
 
@@ -103,12 +107,16 @@ impl Transformer {
             Some(relative) => Some(RelativePositions::new(b, relative, c.heads)?),
             None => None,
         };
+        let grid = match &config.grid_positions {
+            Some(grid) => Some(GridPositions::new(b, grid, c.heads, config.layers)?),
+            None => None,
+        };
         let norm = if config.final_norm.unwrap_or(c.norm_place == NormPlace::Pre) {
             Some(LayerNorm::with_bias(&mut b.scope("norm"), c.hidden, c.norm, c.norm_eps, c.norm_bias)?)
         } else {
             None
         };
-        Ok(Self { blocks, layers: config.layers, causal: c.causal, relative, norm })
+        Ok(Self { blocks, layers: config.layers, causal: c.causal, relative, grid, norm })
     }
 
     /// `[tokens, hidden]` to the same; attention within `segments`.
@@ -233,6 +241,9 @@ impl Transformer {
         for layer in layers {
             // A shared block stands for every layer.
             let block = &self.blocks[layer % self.blocks.len()];
+            let grid = self.grid.as_ref().map(|grid| grid.bias(cx, layer, around.segments)).transpose()?;
+            let bias = grid.as_ref().map(|b| b.of()).or(around.bias.clone());
+            let around = Surroundings { bias, ..around };
             x = block.forward_cached(cx, &x, &around, cache.as_mut().map(|c| c.layer(layer)))?;
             cx.keep_hidden(&own(&x)?);
         }

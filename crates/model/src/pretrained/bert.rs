@@ -30,6 +30,11 @@ pub(super) const ELECTRA: Family = Family { name: "ELECTRA", model_types: &["ele
 pub(super) fn text_config(c: &Config) -> Result<TextTowerConfig> {
     c.only("position_embedding_type", &[json!("absolute")])?;
     c.only("is_decoder", &[json!(false)])?;
+    encoder_config(c)
+}
+
+/// As [`text_config`], for configurations that also speak of a decoder.
+pub(super) fn encoder_config(c: &Config) -> Result<TextTowerConfig> {
     let hidden = c.usize("hidden_size")?;
     let block = BlockConfig {
         hidden,

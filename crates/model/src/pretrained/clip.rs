@@ -131,7 +131,7 @@ pub(super) fn clip_text_keys() -> KeyMap {
 }
 
 /// A tower's names where it stands beside others, with its projection.
-fn beside(tower: &str, keys: &KeyMap, projection: &str) -> KeyMap {
+pub(super) fn beside(tower: &str, keys: &KeyMap, projection: &str) -> KeyMap {
     KeyMap::new().nest("", tower, keys).map("projection.*", projection)
 }
 

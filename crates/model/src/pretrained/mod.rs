@@ -9,7 +9,9 @@
 //! named, and nothing is ever filled in silently.
 
 mod audio;
+mod beit;
 mod bert;
+mod blip;
 mod clip;
 mod config;
 mod dinov2;
@@ -59,6 +61,8 @@ pub const FAMILIES: &[Family] = &[
     clip::CLIP,
     clip::CHINESE_CLIP,
     siglip::SIGLIP,
+    blip::BLIP,
+    beit::BEIT,
     gpt2::GPT2,
     llama::LLAMA,
     llama::MISTRAL,

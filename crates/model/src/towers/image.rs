@@ -57,6 +57,9 @@ pub struct ImageTowerConfig {
     /// What is normalised before the Transformer.
     #[serde(skip_serializing_if = "is_default")]
     pub embedding_norm: EmbeddingNorm,
+    /// Whether tokens have a learned position.
+    #[serde(skip_serializing_if = "is_true")]
+    pub learned_positions: bool,
     /// Whether a learned token stands before the patches (\[CLS\]).
     #[serde(skip_serializing_if = "is_default")]
     pub class_token: bool,
@@ -108,6 +111,7 @@ impl Default for ImageTowerConfig {
             patch_stride: 0,
             patch_bias: true,
             embedding_norm: EmbeddingNorm::Patches,
+            learned_positions: true,
             class_token: false,
             distillation_token: false,
             register_tokens: 0,
@@ -188,7 +192,7 @@ pub struct ImageTower {
     config: ImageTowerConfig,
     stem: Stem,
     special: SpecialTokens,
-    positions: Positions,
+    positions: Option<Positions>,
     norm: Option<LayerNorm>,
     encoder: Transformer,
     attention_pool: Option<AttentionPool>,
@@ -223,7 +227,11 @@ impl ImageTower {
         let special = SpecialTokens::new(&mut e, c)?;
         // Positions of the special tokens stand before those of the patches.
         let placed = c.special_tokens() - c.register_tokens;
-        let positions = Positions::with_offset(&mut e, "image tower", c.patches(), placed, hidden)?;
+        let positions = if c.learned_positions {
+            Some(Positions::with_offset(&mut e, "image tower", c.patches(), placed, hidden)?)
+        } else {
+            None
+        };
         let tokens_norm = norm(&mut e, "norm", c.embedding_norm == EmbeddingNorm::Tokens)?;
         let encoder = Transformer::new(&mut b.scope("encoder"), &c.transformer)?;
         let attention_pool =
@@ -291,12 +299,14 @@ impl ImageTower {
             });
         }
         let images = Var::constant(images.clone());
-        let x = match &self.stem {
+        let mut x = match &self.stem {
             Stem::Patch(stem) => stem.forward(cx, &images)?,
             Stem::Conv(stem) => stem.forward(cx, &images)?,
         };
-        let x = self.positions.add(cx, &x, &Offsets::from_lengths(vec![self.config.patches(); n]))?;
-        let mut x = self.special.before(cx, x, n, &self.positions)?;
+        if let Some(positions) = &self.positions {
+            x = positions.add(cx, &x, &Offsets::from_lengths(vec![self.config.patches(); n]))?;
+        }
+        x = self.special.before(cx, x, n, self.positions.as_ref())?;
         if let Some(norm) = &self.norm {
             x = norm.forward(cx, &x)?;
         }

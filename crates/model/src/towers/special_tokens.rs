@@ -33,15 +33,18 @@ impl SpecialTokens {
 
     /// Puts the tokens before the patches `[n · patches, hidden]` of each of
     /// `n` pictures.
-    pub(super) fn before(&self, cx: &Context<'_>, x: Var, n: usize, positions: &Positions) -> Result<Var> {
+    pub(super) fn before(&self, cx: &Context<'_>, x: Var, n: usize, positions: Option<&Positions>) -> Result<Var> {
         if self.count == 0 {
             return Ok(x);
         }
         let patches = x.rows() / n.max(1);
         let mut parts = vec![x];
         for (place, token) in self.placed.iter().enumerate() {
-            let table = cx.param(positions.table);
-            parts.push(ops::add_rows_broadcast(cx.tape, &cx.param(*token), &table, &[place as u32])?);
+            let token = cx.param(*token);
+            parts.push(match positions {
+                Some(p) => ops::add_rows_broadcast(cx.tape, &token, &cx.param(p.table), &[place as u32])?,
+                None => token,
+            });
         }
         parts.extend(self.registers.map(|registers| cx.param(registers)));
         let all = ops::concat_rows(cx.tape, &parts.iter().collect::<Vec<_>>())?;

@@ -70,6 +70,9 @@ cases!(|name| check_towers(name, images) =>
     siglip_vision,
     siglip_vision_larger,
     siglip_classifier,
+    beit,
+    beit_shared_first,
+    beit_classifier,
 );
 cases!(|name| check_towers(name, texts) => clip_text, siglip_text);
-cases!(check_pair => clip, clip_gelu, chinese_clip, siglip);
+cases!(check_pair => clip, clip_gelu, chinese_clip, siglip, blip);
