@@ -62,6 +62,7 @@ impl Pooling {
 /// Settings of a tower, by the kind of values it takes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a model has one for each column, never many")]
 pub enum TowerConfig {
     /// Token numbers.
     Text(TextTowerConfig),
@@ -114,6 +115,7 @@ impl TowerConfig {
 /// A tower of any kind.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
+#[expect(clippy::large_enum_variant, reason = "a model has one for each column, never many")]
 pub enum Tower {
     Text(TextTower),
     Image(ImageTower),
