@@ -153,7 +153,7 @@ pub(crate) fn model_config(
                 Processor::Video(p) => {
                     let tower = &config.video.tower;
                     let block = transformer("video.tower", tower)?;
-                    TowerConfig::Video(Box::new(VideoTowerConfig {
+                    TowerConfig::Video(VideoTowerConfig {
                         image: ImageTowerConfig {
                             image_size: p.size,
                             stem: config.video.stem,
@@ -166,7 +166,7 @@ pub(crate) fn model_config(
                         max_positions: p.frames,
                         pooling: tower.pooling,
                         temporal: TransformerConfig { layers: config.video.temporal_layers, ..block },
-                    }))
+                    })
                 }
                 Processor::Features(p) => TowerConfig::Features(FeaturesTowerConfig {
                     dim: p.dim,

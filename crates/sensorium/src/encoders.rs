@@ -144,12 +144,12 @@ impl Encoders {
         let (Processor::Video(frames), TowerConfig::Image(image)) = (processor, &encoder.tower) else {
             return Ok(Some(encoder.tower.clone()));
         };
-        Ok(Some(TowerConfig::Video(Box::new(VideoTowerConfig {
+        Ok(Some(TowerConfig::Video(VideoTowerConfig {
             image: image.clone(),
             max_positions: frames.frames,
             pooling: Pooling::Mean,
             temporal: temporal(encoder.tower.dim())?,
-        }))))
+        })))
     }
 
     fn of(&self, processor: &Processor) -> Option<&Encoder> {

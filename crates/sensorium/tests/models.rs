@@ -52,12 +52,12 @@ fn towers() -> Vec<ColumnTower> {
         ),
         (
             "video",
-            TowerConfig::Video(Box::new(VideoTowerConfig {
+            TowerConfig::Video(VideoTowerConfig {
                 image: ImageTowerConfig { stem: ImageStem::Conv, patch_stride: 0, ..image() },
                 max_positions: 4,
                 temporal: transformer(),
                 ..Default::default()
-            })),
+            }),
         ),
         (
             "features",

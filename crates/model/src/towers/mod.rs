@@ -71,7 +71,7 @@ pub enum TowerConfig {
     /// Log-mel spectrograms or samples.
     Audio(AudioTowerConfig),
     /// Frames in time.
-    Video(Box<VideoTowerConfig>),
+    Video(VideoTowerConfig),
     /// Precomputed features.
     Features(FeaturesTowerConfig),
     /// One number or one category.
