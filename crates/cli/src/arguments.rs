@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sensorium::rooms::model::checkpoint::DType;
 use sensorium::{ColumnType, OnBad, Split};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub enum Command {
     Model(ModelArguments),
     /// Write a checkpoint (safetensors or PyTorch, whole or in shards) as one safetensors file
     Convert(ConvertArguments),
+    /// Compute the features that a model's towers make of every row of a table
+    Extract(ExtractArguments),
     /// Print configurations
     Config(ConfigArguments),
 }
@@ -188,6 +190,45 @@ pub struct PredictArguments {
     /// A row that cannot be read: stop, leave it out, or answer it with nothing
     #[arg(long, value_enum, default_value_t = OnError::Fail)]
     pub on_error: OnError,
+}
+
+#[derive(Args, Debug)]
+pub struct ExtractArguments {
+    /// The folder of a model or of a checkpoint of a known family, or the name of one on the hub (org/name)
+    #[arg(value_name = "PATH|HUB-ID")]
+    pub model: String,
+    /// The table: CSV, TSV, JSONL or Parquet
+    pub table: PathBuf,
+    /// The file of features; its ending .parquet, .safetensors, .npy or .jsonl chooses the form
+    #[arg(long, short, value_name = "FEATURES")]
+    pub out: PathBuf,
+    /// Extract this column (may be repeated; default: every column that the model can read)
+    #[arg(long, value_name = "NAME")]
+    pub column: Vec<String>,
+    /// One vector per row and column, pooled as the model does, instead of one per token
+    #[arg(long)]
+    pub pooled: bool,
+    /// The hidden states after layer K, from 1; -1 is the last, -2 the one before
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    pub layer: Option<i64>,
+    /// Say the type of a column instead of inferring it (may be repeated)
+    #[arg(long = "type", value_name = "COLUMN=TYPE")]
+    pub types: Vec<TypedColumn>,
+    /// A row that cannot be read: stop, leave it out, or keep it with features missing
+    #[arg(long, value_enum, default_value_t = OnError::Null)]
+    pub on_error: OnError,
+    /// Rows computed at a time
+    #[arg(long, value_name = "N", default_value = "32")]
+    pub batch_size: NonZeroUsize,
+    /// Leave the result in files of some rows each, as FEATURES-00000-of-00012
+    #[arg(long)]
+    pub shards: bool,
+    /// Rows per shard, in whole batches: what a killed run loses at most (default: by the table's size)
+    #[arg(long, value_name = "N")]
+    pub shard_rows: Option<NonZeroU64>,
+    /// Begin anew: throw away what an interrupted run with this --out has done
+    #[arg(long)]
+    pub restart: bool,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]

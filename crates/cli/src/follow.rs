@@ -1,9 +1,11 @@
-//! Following fits and downloads on standard error.
+//! Following fits, downloads and extractions on standard error.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use sensorium::fit::Follower;
 use sensorium::hub::Downloading;
 use sensorium::rooms::train::{Event, Observer, Progress};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
 /// Remarks and progress on standard error.
 pub struct Terminal {
@@ -52,5 +54,73 @@ impl Download {
                 bar.finish();
             }
         }
+    }
+}
+
+/// Rows done, rows per second and time left: a bar on a terminal, lines
+/// elsewhere.
+pub struct Rows {
+    bar: Option<ProgressBar>,
+    /// Rows that were done when it began, and how many there are.
+    first: u64,
+    total: u64,
+    start: Instant,
+    last: Instant,
+}
+
+/// How often a line is written when there is no terminal.
+const LINES_EVERY: Duration = Duration::from_secs(10);
+
+impl Rows {
+    pub fn stderr() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} rows · {wide_msg}");
+            ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        let now = Instant::now();
+        Self { bar, first: 0, total: 0, start: now, last: now }
+    }
+
+    /// A line of its own.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    pub fn begin(&mut self, done: u64, total: u64) {
+        (self.first, self.total, self.start) = (done, total, Instant::now());
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+
+    pub fn at(&mut self, done: u64) {
+        let seconds = self.start.elapsed().as_secs_f64().max(1e-9);
+        let speed = (done - self.first) as f64 / seconds;
+        let left = HumanDuration(Duration::from_secs_f64(((self.total - done) as f64 / speed.max(1e-9)).min(1e9)));
+        let text = format!("{speed:.1} rows/s · {left:#} left");
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(done);
+                bar.set_message(text);
+            }
+            None if self.last.elapsed() >= LINES_EVERY => {
+                self.last = Instant::now();
+                eprintln!("{done}/{} rows · {text}", self.total);
+            }
+            None => {}
+        }
+    }
+
+    pub fn end(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let seconds = self.start.elapsed().as_secs_f64();
+        let rows = self.total - self.first;
+        eprintln!("{rows} rows in {seconds:.1} s: {:.1} rows/s", rows as f64 / seconds.max(1e-9));
     }
 }

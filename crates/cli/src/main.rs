@@ -46,6 +46,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Predict(a) => commands::predict::run(a),
         Command::Model(a) => commands::model::run(a),
         Command::Convert(a) => commands::convert::run(a),
+        Command::Extract(a) => commands::extract::run(a),
         Command::Config(a) => commands::config::run(a),
     }
 }

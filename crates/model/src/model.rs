@@ -126,6 +126,11 @@ impl MultimodalModel {
         &mut self.adapters
     }
 
+    /// The tower of a column.
+    pub fn tower(&self, column: usize) -> &Tower {
+        &self.towers[column]
+    }
+
     /// What the names of a column's tower's parameters begin with.
     pub fn tower_scope(&self, column: usize) -> &str {
         &self.scopes[column]

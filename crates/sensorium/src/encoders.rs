@@ -3,9 +3,9 @@
 //! weights and the way its inputs are prepared.
 
 use crate::config::{FitConfig, TowerSection};
-use crate::{Error, Result};
-use sensorium_data::processor::{ImageProcessor, VideoProcessor};
-use sensorium_data::{PlanOptions, Processor, Tokenizer};
+use crate::{Error, Result, processors};
+use sensorium_data::processor::VideoProcessor;
+use sensorium_data::{PlanOptions, Processor};
 use sensorium_engine::Params;
 use sensorium_model::pretrained::Pretrained;
 use sensorium_model::towers::VideoTowerConfig;
@@ -58,13 +58,6 @@ impl Encoder {
         Ok(Self { source, part, tower })
     }
 
-    /// The contents of `preprocessor_config.json`.
-    fn preprocessor(&self) -> Result<serde_json::Value> {
-        let path = self.source.folder().join("preprocessor_config.json");
-        let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::model(&path, e.to_string()))
-    }
-
     fn describe(&self, key: &str) -> String {
         format!("{key} encoder: {} from {}", self.source.family().name, self.source.folder().display())
     }
@@ -108,19 +101,17 @@ impl Encoders {
     /// # Errors
     /// When their files do not say how.
     pub(crate) fn prepare(&self, config: &mut FitConfig, options: &mut PlanOptions) -> Result<()> {
-        if let Some(encoder) = &self.text
-            && let TowerConfig::Text(tower) = &encoder.tower
-        {
-            options.tokenizer = Some(Tokenizer::from_folder(encoder.source.folder())?);
-            config.text.max_tokens = config.text.max_tokens.min(tower.max_positions);
+        if let Some(encoder) = &self.text {
+            processors::prepare(&encoder.source, &encoder.tower, options)?;
+            config.text.max_tokens = config.text.max_tokens.min(options.text.max_tokens);
             options.text.max_tokens = config.text.max_tokens;
         }
         if let Some(encoder) = &self.image {
-            options.image = ImageProcessor::from_preprocessor(&encoder.preprocessor()?)?;
+            processors::prepare(&encoder.source, &encoder.tower, options)?;
             (config.image.size, config.image.crop) = (options.image.size, options.image.crop);
         }
         if let Some(encoder) = &self.video {
-            let frame = ImageProcessor::from_preprocessor(&encoder.preprocessor()?)?;
+            let frame = processors::image(&encoder.source)?;
             options.video = VideoProcessor { frames: config.video.frames, ..VideoProcessor::of_frames(&frame) };
             (config.video.size, config.video.crop) = (frame.size, frame.crop);
         }

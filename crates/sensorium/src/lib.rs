@@ -23,20 +23,22 @@
 //! # }
 //! ```
 //!
-//! The verbs are [`fit`], [`evaluate`] and [`predict`]; [`FitConfig`] says how,
-//! [`Model`] is what they pass along.
+//! The verbs are [`fit`], [`evaluate`], [`predict`] and [`extract`];
+//! [`FitConfig`] says how, [`Model`] is what they pass along.
 
 mod assemble;
 mod batch;
 pub mod config;
 mod encoders;
 mod error;
+pub mod extract;
 pub mod feature_cache;
 mod finetune;
 pub mod hub;
 mod learner;
 mod mixup;
 mod model_info;
+mod processors;
 mod saved;
 mod task;
 mod verbs;

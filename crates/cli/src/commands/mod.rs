@@ -3,6 +3,7 @@
 pub mod config;
 pub mod convert;
 pub mod evaluate;
+pub mod extract;
 pub mod fit;
 pub mod inspect;
 pub mod model;

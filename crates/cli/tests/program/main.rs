@@ -3,6 +3,7 @@
 mod config;
 mod convert;
 mod evaluate;
+mod extract;
 mod finetune;
 mod fit;
 mod inspect;

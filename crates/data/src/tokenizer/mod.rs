@@ -100,6 +100,11 @@ impl Tokenizer {
         write_atomically(path, &self.json)
     }
 
+    /// The `tokenizer.json`: the bytes that were loaded or learnt.
+    pub fn json(&self) -> &[u8] {
+        &self.json
+    }
+
     /// The tokens of a text, at most `max_tokens`; the special tokens of both ends are kept.
     pub fn encode(&self, text: &str, max_tokens: usize) -> Result<Tokens> {
         let problem = |error: tokenizers::Error| DataError::Tokenizer(error.to_string());

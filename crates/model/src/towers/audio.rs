@@ -10,7 +10,7 @@ use super::audio_stem::{Stem, Stemmed};
 use super::{Encoded, Pooling, Positions, wrong_kind};
 use crate::layers::{ActivationName, ConvolutionPositions};
 use crate::{ColumnInput, Context, LayerNorm, ModelError, Result, Transformer, TransformerConfig, Values};
-use sensorium_engine::{Builder, Tensor, Var};
+use sensorium_engine::{Builder, Offsets, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 /// Settings of an audio tower.
@@ -265,8 +265,13 @@ impl AudioTower {
         };
         let x = cx.dropout(x, c.transformer.block.dropout)?;
         let x = self.encoder.forward(cx, x, &offsets)?;
-        let pooled = c.pooling.apply(cx, &x, &offsets)?;
+        let pooled = self.pool(cx, &x, &offsets)?;
         Ok((x, offsets, pooled))
+    }
+
+    /// Tokens to one vector of each segment.
+    pub(super) fn pool(&self, cx: &Context<'_>, x: &Var, offsets: &Offsets) -> Result<Var> {
+        self.config.pooling.apply(cx, x, offsets)
     }
 }
 

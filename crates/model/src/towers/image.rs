@@ -321,7 +321,7 @@ impl ImageTower {
     }
 
     /// Tokens to `[n, dim]`.
-    fn pool(&self, cx: &Context<'_>, x: &Var, offsets: &Offsets) -> Result<Var> {
+    pub(super) fn pool(&self, cx: &Context<'_>, x: &Var, offsets: &Offsets) -> Result<Var> {
         let c = &self.config;
         let mut pooled = match (&self.attention_pool, c.pooling) {
             (Some(pool), _) => pool.forward(cx, x, offsets)?,

@@ -100,6 +100,19 @@ impl TowerConfig {
         }
     }
 
+    /// Layers after which there are hidden states of the tokens; 0 where the
+    /// tokens come without a Transformer.
+    pub fn layers(&self) -> usize {
+        match self {
+            Self::Text(c) => c.transformer.layers,
+            Self::Image(c) => c.transformer.layers,
+            Self::Audio(c) => c.transformer.layers,
+            Self::Video(c) => c.temporal.layers,
+            Self::Features(c) if c.max_positions > 1 => c.transformer.layers,
+            Self::Features(_) | Self::Tabular(_) => 0,
+        }
+    }
+
     /// Tokens that the tower makes of this many rows of its values (tokens,
     /// images, frames, feature rows).
     pub fn tokens(&self, rows: usize) -> usize {
@@ -155,6 +168,22 @@ impl Tower {
             Self::Tabular(t) => t.forward(cx, column)?,
         };
         Ok(Features { tokens, offsets, pooled, sample_of: column.sample_of().to_vec() })
+    }
+
+    /// Tokens `[tokens, hidden]`, also those of an earlier layer, to one vector
+    /// of each segment `[segments, dim]`, as the tower pools its own.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn pool(&self, cx: &Context<'_>, tokens: &Var, offsets: &Offsets) -> Result<Var> {
+        match self {
+            Self::Text(t) => t.pool(cx, tokens, offsets),
+            Self::Image(t) => t.pool(cx, tokens, offsets),
+            Self::Audio(t) => t.pool(cx, tokens, offsets),
+            Self::Video(t) => t.pool(cx, tokens, offsets),
+            Self::Features(t) => t.pool(cx, tokens, offsets),
+            Self::Tabular(_) => Ok(tokens.clone()),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Encoded, Pooling, Positions, wrong_kind};
 use crate::{ColumnInput, Context, LayerNorm, Linear, Result, Transformer, TransformerConfig, Values};
-use sensorium_engine::{Activation, Builder, Init, ParamId, Tensor, Var, ops};
+use sensorium_engine::{Activation, Builder, Init, Offsets, ParamId, Tensor, Var, ops};
 use serde::{Deserialize, Serialize};
 
 /// Settings of a tower over precomputed features.
@@ -80,8 +80,13 @@ impl FeaturesTower {
             x = positions.add(cx, &x, offsets)?;
             x = encoder.forward(cx, x, offsets)?;
         }
-        let pooled = self.config.pooling.apply(cx, &x, offsets)?;
+        let pooled = self.pool(cx, &x, offsets)?;
         Ok((x, offsets.clone(), pooled))
+    }
+
+    /// Tokens to one vector of each segment.
+    pub(super) fn pool(&self, cx: &Context<'_>, x: &Var, offsets: &Offsets) -> Result<Var> {
+        self.config.pooling.apply(cx, x, offsets)
     }
 }
 

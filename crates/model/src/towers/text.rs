@@ -197,7 +197,13 @@ impl TextTower {
 
     /// What the Transformer gives, and one vector of each segment.
     pub(super) fn finish(&self, cx: &Context<'_>, x: Var, offsets: Offsets) -> Result<Encoded> {
-        let mut pooled = self.pooling.apply(cx, &x, &offsets)?;
+        let pooled = self.pool(cx, &x, &offsets)?;
+        Ok((x, offsets, pooled))
+    }
+
+    /// Tokens to one vector of each segment.
+    pub(super) fn pool(&self, cx: &Context<'_>, x: &Var, offsets: &Offsets) -> Result<Var> {
+        let mut pooled = self.pooling.apply(cx, x, offsets)?;
         if let Some((pooler, activation)) = &self.pooler {
             pooled = pooler.forward_with(cx, &pooled, (*activation).into())?;
         }
@@ -207,7 +213,7 @@ impl TextTower {
         if self.normalize {
             pooled = ops::normalize(cx.tape, &pooled, 1e-12)?;
         }
-        Ok((x, offsets, pooled))
+        Ok(pooled)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{Encoded, ImageTower, ImageTowerConfig, Pooling, Positions, wrong_kind};
 use crate::{ColumnInput, Context, Result, Transformer, TransformerConfig, Values};
-use sensorium_engine::Builder;
+use sensorium_engine::{Builder, Offsets, Var};
 use serde::{Deserialize, Serialize};
 
 /// Settings of a video tower.
@@ -67,7 +67,12 @@ impl VideoTower {
         let (_, _, per_frame) = self.image.encode(cx, frames)?;
         let x = self.positions.add(cx, &per_frame, offsets)?;
         let x = self.temporal.forward(cx, x, offsets)?;
-        let pooled = self.pooling.apply(cx, &x, offsets)?;
+        let pooled = self.pool(cx, &x, offsets)?;
         Ok((x, offsets.clone(), pooled))
+    }
+
+    /// Frames to one vector of each video.
+    pub(super) fn pool(&self, cx: &Context<'_>, x: &Var, offsets: &Offsets) -> Result<Var> {
+        self.pooling.apply(cx, x, offsets)
     }
 }

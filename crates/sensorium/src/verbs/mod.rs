@@ -6,4 +6,5 @@ pub mod fit;
 pub mod predict;
 mod report;
 
+pub(crate) use dataset::open_cache;
 pub use dataset::{Dataset, cache_folder};
