@@ -187,3 +187,19 @@ fn chinese_clip(c: &Config) -> Result<Vec<Part>> {
         Part::image_text("image_text", pair, pair_keys(&text_beside(), &image_beside())),
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_stand_twice_are_the_second_ones() -> Result<()> {
+        let both = json!({"text_config": {"hidden_size": 8}, "text_config_dict": {"hidden_size": 16}});
+        let both = Config::new("config.json", both)?;
+        assert_eq!(within(&both, "text")?.usize("hidden_size")?, 16);
+        // What a file leaves out is as in the reference.
+        let image = image_tower(&within(&both, "vision")?, 512)?;
+        assert_eq!((image.image_size, image.patch_size, image.transformer.block.hidden), (224, 32, 768));
+        Ok(())
+    }
+}

@@ -122,3 +122,26 @@ pub(super) fn settle_padding(text: &mut TextTowerConfig, folder: &Path) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_padding_token_is_the_tokenizers() {
+        let folder = tempfile::tempdir().expect("folder");
+        let settled = |pad: Option<u32>| {
+            let mut text = TextTowerConfig { pad_token: pad, ..TextTowerConfig::default() };
+            settle_padding(&mut text, folder.path()).expect("JSON");
+            text.pad_token
+        };
+        let write =
+            |name: &str, value: Value| std::fs::write(folder.path().join(name), value.to_string()).expect("file");
+        assert_eq!(settled(Some(1)), Some(1));
+        let tokens = json!([{"id": 0, "content": "<pad>"}, {"id": 7, "content": "</s>"}]);
+        write("tokenizer.json", json!({"added_tokens": tokens, "padding": {"pad_id": 0}}));
+        assert_eq!((settled(Some(1)), settled(None)), (Some(0), None));
+        write("tokenizer_config.json", json!({"pad_token": {"content": "</s>"}}));
+        assert_eq!(settled(Some(1)), Some(7));
+    }
+}
