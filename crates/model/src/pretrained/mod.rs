@@ -184,10 +184,14 @@ impl Pretrained {
                     TowerConfig::Image(image) => {
                         image.pooler = image.pooler.filter(|_| has("pooler.weight"));
                         image.projection = image.projection.filter(|_| has("projection.weight"));
+                        vit::settle_size(image, &folder)?;
                     }
                     _ => {}
                 },
-                PartConfig::ImageText(pair) => siglip::settle_padding(&mut pair.text, &folder)?,
+                PartConfig::ImageText(pair) => {
+                    siglip::settle_padding(&mut pair.text, &folder)?;
+                    vit::settle_size(&mut pair.image, &folder)?;
+                }
                 PartConfig::Head(_) => {}
                 PartConfig::Decoder(decoder) => {
                     if decoder.output == DecoderOutput::Untied && !has("decoder.output.weight") {

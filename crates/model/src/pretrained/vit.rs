@@ -1,11 +1,12 @@
 //! Vision Transformers: ViT and DeiT.
 
-use super::{Config, Convert, Family, KeyMap, Part};
+use super::{Config, Convert, Family, KeyMap, Part, read_json};
 use crate::heads::{HeadConfig, HeadInput};
 use crate::layers::{AttentionBias, BlockConfig};
 use crate::towers::{EmbeddingNorm, ImageTowerConfig, Pooling};
 use crate::{Result, TowerConfig, TransformerConfig};
 use serde_json::json;
+use std::path::Path;
 
 /// ViT (Dosovitskiy et al. 2021).
 pub(super) const VIT: Family = Family { name: "ViT", model_types: &["vit"], parts: vit };
@@ -56,6 +57,28 @@ pub(super) fn image_keys(positions: Convert) -> KeyMap {
         .map("encoder.norm.*", "layernorm.*")
         .map("pooler.*", "pooler.dense.*")
         .ignore(&["embeddings.mask_token"])
+}
+
+/// Takes pictures of the size that the folder's processor makes, where it has
+/// one: DINOv2 learned positions for larger ones than it is used with. Loading
+/// interpolates them then.
+///
+/// # Errors
+/// When the processor's file is not JSON.
+pub(super) fn settle_size(image: &mut ImageTowerConfig, folder: &Path) -> Result<()> {
+    let path = folder.join("preprocessor_config.json");
+    if !path.is_file() {
+        return Ok(());
+    }
+    let processor = read_json(&path)?;
+    let cropped = processor["do_center_crop"].as_bool() != Some(false) && !processor["crop_size"].is_null();
+    let size = &processor[if cropped { "crop_size" } else { "size" }];
+    let side = |name: &str| size[name].as_u64();
+    let square = if side("height") == side("width") { side("height") } else { None };
+    if let Some(size) = size.as_u64().or(square).or(side("shortest_edge")).filter(|size| *size <= 4096) {
+        image.image_size = size as usize;
+    }
+    Ok(())
 }
 
 /// A linear classifier over some of a tower's features.
@@ -119,4 +142,27 @@ fn deit(c: &Config) -> Result<Vec<Part>> {
             KeyMap::new().map("output.*", "cls_classifier.*").map("second.*", "distillation_classifier.*"),
         ),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_have_the_size_that_the_processor_makes() {
+        let folder = tempfile::tempdir().expect("folder");
+        let settled = |file: Option<serde_json::Value>| {
+            if let Some(file) = file {
+                std::fs::write(folder.path().join("preprocessor_config.json"), file.to_string()).expect("file");
+            }
+            let mut image = ImageTowerConfig { image_size: 518, ..ImageTowerConfig::default() };
+            settle_size(&mut image, folder.path()).expect("JSON");
+            image.image_size
+        };
+        assert_eq!(settled(None), 518);
+        let dinov2 = json!({"crop_size": {"height": 224, "width": 224}, "size": {"shortest_edge": 256}});
+        assert_eq!(settled(Some(dinov2)), 224);
+        assert_eq!(settled(Some(json!({"crop_size": 224, "do_center_crop": false, "size": 384}))), 384);
+        assert_eq!(settled(Some(json!({"size": {"height": 96, "width": 96}}))), 96);
+    }
 }
