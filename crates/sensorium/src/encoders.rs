@@ -46,7 +46,9 @@ impl Encoder {
                 });
             }
         }
-        let source = Pretrained::open(folder)
+        let folder = crate::hub::resolve(&folder.to_string_lossy(), &mut |_| {})
+            .map_err(|e| Error::Config { place: format!("{key}.encoder"), problem: e.to_string() })?;
+        let source = Pretrained::open(&folder)
             .map_err(|e| Error::Config { place: format!("{key}.encoder"), problem: e.to_string() })?;
         let mut tower = source.tower_config(part)?.clone();
         // A projection is for comparing towers; fusion has its own.
@@ -115,11 +117,16 @@ impl Encoders {
             options.video = VideoProcessor { frames: config.video.frames, ..VideoProcessor::of_frames(&frame) };
             (config.video.size, config.video.crop) = (frame.size, frame.crop);
         }
-        if self.audio.is_some() {
-            return Err(Error::Config {
-                place: "audio.encoder".into(),
-                problem: "audio encoders are loaded by the library only so far".into(),
-            });
+        if let Some(encoder) = &self.audio {
+            processors::prepare(&encoder.source, &encoder.tower, options)?;
+            let audio = &mut config.audio;
+            if !audio.pad {
+                options.audio.pad_seconds = None;
+            }
+            (audio.sample_rate, audio.features) = (options.audio.sample_rate, options.audio.features);
+            audio.mels = options.audio.mels;
+            audio.max_seconds = audio.max_seconds.min(options.audio.max_seconds);
+            options.audio.max_seconds = audio.max_seconds;
         }
         Ok(())
     }

@@ -20,8 +20,15 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<FitConfig> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let encoders =
         [&mut config.text.encoder, &mut config.image.encoder, &mut config.audio.encoder, &mut config.video.encoder];
-    for file in [&mut config.data.table, &mut config.text.tokenizer].into_iter().chain(encoders).flatten() {
+    for file in [&mut config.data.table, &mut config.text.tokenizer].into_iter().flatten() {
         *file = folder.join(&*file);
+    }
+    for encoder in encoders.into_iter().flatten() {
+        // What is no folder beside the file may be the name of a model on the hub.
+        let beside = folder.join(&*encoder);
+        if beside.exists() {
+            *encoder = beside;
+        }
     }
     Ok(config)
 }

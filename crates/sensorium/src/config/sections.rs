@@ -150,7 +150,7 @@ impl Default for TowerSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TextSection {
-    /// A folder with a pretrained text encoder (BERT and kin, sentence-transformers) to start
+    /// A folder (or the name on the hub) of a pretrained text encoder (BERT and kin, sentence-transformers) to start
     /// from, with its own tokenizer; without one, a tower is trained from scratch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<PathBuf>,
@@ -185,7 +185,7 @@ impl Default for TextSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageSection {
-    /// A folder with a pretrained image encoder (ViT, DeiT, DINOv2, CLIP, SigLIP) to start from, with its own way of preparing
+    /// A folder (or the name on the hub) of a pretrained image encoder (ViT, DeiT, DINOv2, CLIP, SigLIP) to start from, with its own way of preparing
     /// images; without one, a tower is trained from scratch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<PathBuf>,
@@ -227,7 +227,7 @@ impl Default for ImageSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AudioSection {
-    /// A folder with a pretrained audio encoder (Whisper, wav2vec 2.0, HuBERT, AST) to start from, with its own way of preparing
+    /// A folder (or the name on the hub) of a pretrained audio encoder (Whisper, wav2vec 2.0, HuBERT, AST) to start from, with its own way of preparing
     /// sound; without one, a tower is trained from scratch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<PathBuf>,
@@ -239,6 +239,9 @@ pub struct AudioSection {
     pub mels: usize,
     /// Longer sounds lose their end.
     pub max_seconds: f64,
+    /// Whether sounds are padded to the length that a pretrained encoder has always seen (30 s
+    /// for Whisper): its numbers are then the reference's; without, a second costs a second.
+    pub pad: bool,
     /// Strides of the convolutions before the Transformer; a frame is 10 ms.
     pub strides: Vec<usize>,
     /// Whether training sounds are varied (masks, shifts).
@@ -255,6 +258,7 @@ impl Default for AudioSection {
             features: AudioFeatures::Whisper,
             mels: 80,
             max_seconds: 30.0,
+            pad: true,
             strides: vec![2, 2],
             augment: true,
             tower: TowerSection::default(),
@@ -266,7 +270,7 @@ impl Default for AudioSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VideoSection {
-    /// A folder with a pretrained image encoder for the frames; the Transformer over the frames is
+    /// A folder (or the name on the hub) of a pretrained image encoder for the frames; the Transformer over the frames is
     /// trained from scratch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<PathBuf>,
