@@ -216,4 +216,29 @@ mod tests {
         let unknown = section("method = \"lora\"\nrnak = 4").expect_err("unknown").to_string();
         assert!(unknown.contains("rnak") && unknown.contains("rank"), "{unknown}");
     }
+
+    #[test]
+    fn the_examples_of_the_book_are_valid() {
+        let page = include_str!("../../../../docs/finetuning.md");
+        let examples: Vec<&str> =
+            page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+        assert!(examples.len() >= 8, "{} examples", examples.len());
+        for example in examples {
+            let config = crate::config::from_toml(example, &[]).unwrap_or_else(|e| panic!("{e}\n{example}"));
+            config.finetune.resolve().unwrap_or_else(|e| panic!("{e}\n{example}"));
+        }
+    }
+
+    #[test]
+    fn the_defaults_in_the_book_are_the_defaults() {
+        let page = include_str!("../../../../docs/finetuning.md");
+        for method in ["lora", "ia3", "adapter", "prefix", "top_layers"] {
+            let head = format!("[finetune]\nmethod = \"{method}\"\n");
+            let shown = page.split("```toml\n").skip(1).map(|r| r.split("```").next().unwrap_or_default());
+            let full = shown.filter(|e| e.starts_with(&head) && !e.contains("parts")).next().expect(method);
+            let read =
+                |text: &str| crate::config::from_toml(text, &[]).expect("valid").finetune.resolve().expect(method);
+            assert_eq!(read(full), read(&head), "{method}");
+        }
+    }
 }
