@@ -197,7 +197,7 @@ impl Encoders {
         processors: impl IntoIterator<Item = &'p Processor>,
     ) -> Vec<String> {
         let made = processors.into_iter().enumerate().filter(|(_, p)| self.of(p).is_some());
-        made.map(|(column, _)| model.tower_scope(column).to_owned()).collect()
+        made.map(|(column, p)| self.scope(model, column, p)).collect()
     }
 
     /// For each tower that an encoder made what its names begin with, and the
@@ -207,10 +207,10 @@ impl Encoders {
         model: &MultimodalModel,
         processors: impl IntoIterator<Item = &'p Processor>,
     ) -> Vec<(String, TensorName<'s>)> {
-        let made = processors.into_iter().enumerate().filter_map(|(column, p)| Some((column, self.of(p)?)));
-        made.map(|(column, encoder)| {
+        let made = processors.into_iter().enumerate().filter_map(|(column, p)| Some((column, p, self.of(p)?)));
+        made.map(|(column, p, encoder)| {
             let name = move |ours: &str| encoder.source.tensor_name(encoder.part, ours);
-            (model.tower_scope(column).to_owned(), Box::new(name) as TensorName<'s>)
+            (self.scope(model, column, p), Box::new(name) as TensorName<'s>)
         })
         .collect()
     }
