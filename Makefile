@@ -28,6 +28,10 @@ test: ## what every change must pass
 	$(CARGO) test --package sensorium --features hub --test hub --locked
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh; fi
 
+.PHONY: parity
+parity: ## every family of pretrained models against the reference library's numbers, differences printed
+	$(CARGO) test --package sensorium-model --test parity --locked -- --nocapture --test-threads 1
+
 .PHONY: doc
 doc: ## the library's documentation, target/doc/sensorium
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
