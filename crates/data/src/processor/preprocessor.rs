@@ -8,7 +8,7 @@ use crate::{DataError, Result};
 
 const STANDARD: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 const CLIP: ([f32; 3], [f32; 3]) =
-    ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_1]);
+    ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
 
 /// What a class of processors does where its file says nothing.
 struct Class {
