@@ -130,7 +130,7 @@ impl Adapters {
                 let own = own_config(&config, &file, place, &read)?;
                 let source: &site::Source<'_> =
                     &|module, part, dims, _, _| tensor(&file, place.theirs, module, part, dims);
-                sites.extend(site::create_from(params, name, &own, &[place.module.clone()], source)?);
+                sites.extend(site::create_from(params, name, &own, std::slice::from_ref(&place.module), source)?);
             }
             Ok(sites)
         })?;
@@ -144,6 +144,9 @@ struct Place<'a> {
     theirs: &'a str,
     parts: &'a BTreeSet<String>,
 }
+
+/// The parts of each module that a file holds.
+type ByModule = BTreeMap<String, BTreeSet<String>>;
 
 /// The parts that tensors are named after, longest first.
 const PARTS: [&str; 12] = [
@@ -162,7 +165,7 @@ const PARTS: [&str; 12] = [
 ];
 
 /// The parts of each module of a file, and the tensors of modules saved whole.
-fn by_module(file: &Checkpoint, saved: &[String]) -> Result<(BTreeMap<String, BTreeSet<String>>, Vec<String>)> {
+fn by_module(file: &Checkpoint, saved: &[String]) -> Result<(ByModule, Vec<String>)> {
     let mut modules: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let (mut left, mut unknown) = (Vec::new(), Vec::new());
     for name in file.names() {

@@ -234,8 +234,8 @@ mod tests {
         let page = include_str!("../../../../docs/finetuning.md");
         for method in ["lora", "ia3", "adapter", "prefix", "top_layers"] {
             let head = format!("[finetune]\nmethod = \"{method}\"\n");
-            let shown = page.split("```toml\n").skip(1).map(|r| r.split("```").next().unwrap_or_default());
-            let full = shown.filter(|e| e.starts_with(&head) && !e.contains("parts")).next().expect(method);
+            let mut shown = page.split("```toml\n").skip(1).map(|r| r.split("```").next().unwrap_or_default());
+            let full = shown.find(|e| e.starts_with(&head) && !e.contains("parts")).expect(method);
             let read =
                 |text: &str| crate::config::from_toml(text, &[]).expect("valid").finetune.resolve().expect(method);
             assert_eq!(read(full), read(&head), "{method}");
