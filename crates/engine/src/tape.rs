@@ -160,6 +160,22 @@ impl<E: Element> Tape<E> {
         Var { value, node }
     }
 
+    /// As [`Tape::record`], for what depends on parameters that are not among
+    /// its inputs.
+    pub(crate) fn record_always(
+        &self,
+        value: Tensor<E>,
+        backward: impl FnOnce(Tensor<E>, &mut Gradients<E>) -> Result<()> + 'static,
+    ) -> Var<E> {
+        let node = self.push(value.shape(), Some(Box::new(backward)), None);
+        Var { value, node }
+    }
+
+    /// Whether operations are recorded at all.
+    pub fn is_recording(&self) -> bool {
+        self.recording
+    }
+
     /// The gradients of a scalar with respect to every parameter and input.
     ///
     /// # Errors
@@ -198,7 +214,7 @@ impl<E: Element> Tape<E> {
             }
             if let Some(id) = node.param {
                 if let Some(d) = g.slots[n].take() {
-                    g.params.insert(id, d);
+                    g.add_param(id, d);
                 }
                 continue;
             }
@@ -252,13 +268,22 @@ impl<E: Element> Gradients<E> {
     /// Adds the parameter gradients of another backward pass.
     pub fn accumulate(&mut self, other: Self) {
         for (id, t) in other.params {
-            match self.params.entry(id) {
-                std::collections::btree_map::Entry::Vacant(v) => {
-                    v.insert(t);
-                }
-                std::collections::btree_map::Entry::Occupied(mut o) => add_into(o.get_mut(), &t),
-            }
+            self.add_param(id, t);
         }
+    }
+
+    fn add_param(&mut self, id: ParamId, gradient: Tensor<E>) {
+        match self.params.entry(id) {
+            std::collections::btree_map::Entry::Vacant(v) => {
+                v.insert(gradient);
+            }
+            std::collections::btree_map::Entry::Occupied(mut o) => add_into(o.get_mut(), &gradient),
+        }
+    }
+
+    /// The gradient of an input leaf, moved out.
+    pub(crate) fn take_of(&mut self, var: &Var<E>) -> Option<Tensor<E>> {
+        self.slots.get_mut(var.node.0?)?.take()
     }
 
     /// Whether anybody wants this gradient.

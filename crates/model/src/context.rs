@@ -3,8 +3,9 @@
 use crate::adapters::{Adapters, Prepended, Site, Sites, prefixed, prompted};
 use crate::{Linear, ModelError};
 use sensorium_engine::{Offsets, ParamId, Params, Random, Result, Tape, Var, ops};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The tape, the parameters and, in training, the randomness of this step.
 pub struct Context<'a> {
@@ -17,20 +18,51 @@ pub struct Context<'a> {
     random: Option<Random>,
     uses: Rc<Cell<u64>>,
     /// What an adapter attaches to layers.
-    sites: Option<&'a Sites>,
+    sites: Option<&'a Arc<Sites>>,
     /// Hidden states after each layer, where somebody asked for them.
     hidden: Option<Rc<RefCell<Vec<Var>>>>,
+    /// The parameters for backward, where blocks are computed once more there;
+    /// filled by the first of them.
+    again: Option<Rc<OnceCell<Rc<Params>>>>,
+}
+
+/// What it takes to go the same way again in backward.
+pub(crate) struct Replay {
+    params: Rc<Params>,
+    random: Option<Random>,
+    first_use: u64,
+    uses: Rc<Cell<u64>>,
+    sites: Option<Arc<Sites>>,
+}
+
+impl Replay {
+    /// Runs `f` as it runs the first time, on another tape.
+    pub fn run<T>(&self, tape: &Tape, f: impl FnOnce(&Context<'_>) -> T) -> T {
+        let cx = Context {
+            tape,
+            params: &self.params,
+            random: self.random,
+            uses: Rc::new(Cell::new(self.first_use)),
+            sites: self.sites.as_ref(),
+            hidden: None,
+            again: None,
+        };
+        let result = f(&cx);
+        // What comes after uses other random numbers.
+        self.uses.set(self.uses.get().max(cx.uses.get()));
+        result
+    }
 }
 
 impl<'a> Context<'a> {
     /// For inference: nothing is dropped.
     pub fn inference(tape: &'a Tape, params: &'a Params) -> Self {
-        Self { tape, params, random: None, uses: Rc::default(), sites: None, hidden: None }
+        Self { tape, params, random: None, uses: Rc::default(), sites: None, hidden: None, again: None }
     }
 
     /// For training, with the step's stream.
     pub fn training(tape: &'a Tape, params: &'a Params, random: Random) -> Self {
-        Self { tape, params, random: Some(random), uses: Rc::default(), sites: None, hidden: None }
+        Self { tape, params, random: Some(random), uses: Rc::default(), sites: None, hidden: None, again: None }
     }
 
     /// The same, keeping the hidden states after each layer.
@@ -61,7 +93,27 @@ impl<'a> Context<'a> {
             uses: Rc::clone(&self.uses),
             sites: adapters.active_sites(),
             hidden: self.hidden.clone(),
+            again: self.again.clone(),
         }
+    }
+
+    /// The same, with gradient checkpointing: blocks keep nothing for backward
+    /// but their inputs, and are computed once more there.
+    #[must_use]
+    pub fn checkpointing(self, on: bool) -> Self {
+        Self { again: on.then(Rc::default), ..self }
+    }
+
+    /// How to go the way from here again in backward; None where it is kept.
+    pub(crate) fn replay(&self) -> Option<Replay> {
+        let again = self.again.as_ref().filter(|_| self.tape.is_recording())?;
+        Some(Replay {
+            params: Rc::clone(again.get_or_init(|| Rc::new(self.params.clone()))),
+            random: self.random,
+            first_use: self.uses.get(),
+            uses: Rc::clone(&self.uses),
+            sites: self.sites.cloned(),
+        })
     }
 
     /// What is attached to the layer of this weight.

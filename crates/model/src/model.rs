@@ -64,6 +64,7 @@ pub struct MultimodalModel {
     fusion: Fusion,
     head: Linear,
     adapters: Adapters,
+    gradient_checkpointing: bool,
 }
 
 impl MultimodalModel {
@@ -108,7 +109,15 @@ impl MultimodalModel {
         let dims: Vec<usize> = config.columns.iter().map(|c| c.tower.dim()).collect();
         let fusion = Fusion::new(&mut b.scope("fusion"), &config.fusion, &dims)?;
         let head = Linear::new(&mut b.scope("head"), config.fusion.dim, config.outputs, true)?;
-        Ok(Self { config: config.clone(), towers, scopes, fusion, head, adapters: Adapters::default() })
+        Ok(Self {
+            config: config.clone(),
+            towers,
+            scopes,
+            fusion,
+            head,
+            adapters: Adapters::default(),
+            gradient_checkpointing: false,
+        })
     }
 
     /// The configuration it was built from.
@@ -129,6 +138,18 @@ impl MultimodalModel {
     /// The tower of a column.
     pub fn tower(&self, column: usize) -> &Tower {
         &self.towers[column]
+    }
+
+    /// Whether training keeps of every block only its input.
+    pub fn gradient_checkpointing(&self) -> bool {
+        self.gradient_checkpointing
+    }
+
+    /// Says whether training keeps of every block only its input, and computes
+    /// the rest once more in backward: less memory, more time, the same
+    /// gradients (see [`Context::checkpointing`]).
+    pub fn set_gradient_checkpointing(&mut self, on: bool) {
+        self.gradient_checkpointing = on;
     }
 
     /// What the names of a column's tower's parameters begin with.

@@ -119,7 +119,7 @@ impl Trainable for Learner {
 
     fn loss(&self, tape: &Tape, batch: &Batch, step: &StepContext) -> std::result::Result<StepLoss, BoxError> {
         let cx = if step.training {
-            Context::training(tape, &self.params, step.random)
+            Context::training(tape, &self.params, step.random).checkpointing(self.model.gradient_checkpointing())
         } else {
             Context::inference(tape, &self.params)
         };

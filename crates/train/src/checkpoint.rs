@@ -21,9 +21,10 @@ use std::path::{Path, PathBuf};
 /// Tensors by name.
 pub(crate) type Named = BTreeMap<String, Tensor>;
 
-/// The values of parameters by name; buffers are shared until written.
+/// The values of the parameters that train, by name; buffers are shared until
+/// written. Frozen ones are the same at the end as at the start.
 pub(crate) fn values(params: &Params) -> Named {
-    params.iter().map(|(_, p)| (p.name.clone(), p.value.clone())).collect()
+    params.iter().filter(|(_, p)| p.trainable).map(|(_, p)| (p.name.clone(), p.value.clone())).collect()
 }
 
 /// What a run stands at.

@@ -51,6 +51,9 @@ pub struct TrainConfig {
     pub lr_scale: BTreeMap<String, f64>,
     /// Patterns of parameters that stay as they are.
     pub freeze: Vec<String>,
+    /// Whether blocks keep only their inputs for backward and are computed once more there:
+    /// the same gradients to the bit, with less memory, in more time.
+    pub gradient_checkpointing: bool,
     /// Decay of the exponential moving average of the weights, which then is what is
     /// validated and kept; 0: none.
     pub ema: f64,
@@ -130,6 +133,7 @@ impl Default for TrainConfig {
             layer_decay: 1.0,
             lr_scale: BTreeMap::new(),
             freeze: Vec::new(),
+            gradient_checkpointing: false,
             ema: 0.0,
             checkpoint_every: CheckpointEvery::default(),
             keep_checkpoints: 2,

@@ -158,7 +158,26 @@ pub fn lower_is_better(metric: &str) -> bool {
 pub(crate) fn settings(config: &TrainConfig, identity: &Value, params: &Params) -> Value {
     let shapes: Map<String, Value> =
         params.iter().map(|(_, p)| (p.name.clone(), Value::from(p.value.dims().to_vec()))).collect();
-    serde_json::json!({ "train": config, "run": identity, "model": shapes })
+    let mut settings = serde_json::json!({ "train": config, "run": identity, "model": shapes });
+    if let Some(frozen) = frozen(params) {
+        settings["frozen"] = frozen.into();
+    }
+    settings
+}
+
+/// A hash of the frozen parameters, which checkpoints do not hold.
+fn frozen(params: &Params) -> Option<String> {
+    let mut hash = blake3::Hasher::new();
+    let mut bytes = Vec::new();
+    for (_, p) in params.iter().filter(|(_, p)| !p.trainable) {
+        hash.update(p.name.as_bytes());
+        for chunk in p.value.data().chunks(1 << 14) {
+            bytes.clear();
+            bytes.extend(chunk.iter().flat_map(|x| x.to_le_bytes()));
+            hash.update(&bytes);
+        }
+    }
+    (hash.count() > 0).then(|| hash.finalize().to_hex().to_string())
 }
 
 /// Refuses to go on under settings other than those of the checkpoint.
@@ -222,6 +241,21 @@ mod tests {
         for metric in ["accuracy", "macro_f1", "roc_auc", "r2", "ranking_quality"] {
             assert!(!lower_is_better(metric), "{metric}");
         }
+    }
+
+    #[test]
+    fn frozen_weights_are_the_same_when_a_run_goes_on() {
+        let settings = |value, trainable| {
+            let mut params = Params::new();
+            let id = params.insert("w", sensorium_engine::Tensor::full(&[2], value)).expect("new name");
+            params.get_mut(id).trainable = trainable;
+            settings(&TrainConfig::default(), &Value::Null, &params)
+        };
+        let path = Path::new("checkpoint");
+        assert!(same_settings(path, &settings(1.0, true), &settings(2.0, true)).is_ok(), "trained ones are restored");
+        assert!(same_settings(path, &settings(1.0, false), &settings(1.0, false)).is_ok());
+        let error = same_settings(path, &settings(1.0, false), &settings(2.0, false)).expect_err("another base");
+        assert!(error.to_string().contains("frozen"), "{error}");
     }
 
     #[test]

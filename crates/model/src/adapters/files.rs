@@ -57,7 +57,7 @@ impl Adapters {
         let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
         let (mut targets, mut feedforward) = (BTreeSet::new(), BTreeSet::new());
         let mut patterns = Patterns::default();
-        for (weight, site) in &set.sites {
+        for (weight, site) in set.sites.iter() {
             let module = self.file_name(modules::name_of(params, *weight)).to_owned();
             for (part, value) in parts(params, site) {
                 if tensors.insert(format!("{ROOT}{module}.{part}"), value).is_some() {

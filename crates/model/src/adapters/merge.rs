@@ -26,7 +26,7 @@ impl Adapters {
             return Err(ModelError::config(set.config.kind(), problem));
         }
         let mut new: Vec<(ParamId, Tensor)> = Vec::new();
-        for (weight, site) in &set.sites {
+        for (weight, site) in set.sites.iter() {
             new.extend(merged(params, *weight, site));
         }
         let replaced =

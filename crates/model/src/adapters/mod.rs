@@ -31,6 +31,7 @@ pub(crate) use virtual_tokens::{Prepended, prefixed, prompted};
 use crate::{ModelError, Result};
 use sensorium_engine::{ParamId, Params, Tensor};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The adapters of a model, by name; at most one is active.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +47,7 @@ pub struct Adapters {
 struct Set {
     name: String,
     config: AdapterConfig,
-    sites: Sites,
+    sites: Arc<Sites>,
     /// The base values that merging replaced; None while it is not merged.
     replaced: Option<Vec<(ParamId, Tensor)>>,
 }
@@ -95,7 +96,7 @@ impl Adapters {
             return Err(ModelError::config("adapter", problem));
         }
         let sites = make(params)?;
-        self.sets.push(Set { name: name.to_owned(), config: config.clone(), sites, replaced: None });
+        self.sets.push(Set { name: name.to_owned(), config: config.clone(), sites: Arc::new(sites), replaced: None });
         self.active = Some(self.sets.len() - 1);
         Ok(())
     }
@@ -139,7 +140,7 @@ impl Adapters {
     }
 
     /// What the active adapter attaches, unless it is merged or there is none.
-    pub(crate) fn active_sites(&self) -> Option<&Sites> {
+    pub(crate) fn active_sites(&self) -> Option<&Arc<Sites>> {
         self.active.map(|i| &self.sets[i]).filter(|s| s.replaced.is_none()).map(|s| &s.sites)
     }
 

@@ -7,6 +7,7 @@ mod convolution;
 mod grid;
 mod linear;
 mod norm;
+mod recompute;
 mod relative;
 mod rotary;
 mod transformer;

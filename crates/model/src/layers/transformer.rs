@@ -1,6 +1,6 @@
 //! A stack of blocks.
 
-use super::{Block, BlockConfig, GridPositions, GridPositionsConfig, KeyValueCache, LayerNorm, NormPlace};
+use super::{Block, BlockConfig, GridPositions, GridPositionsConfig, KeyValueCache, LayerNorm, NormPlace, recompute};
 use super::{RelativePositions, RelativePositionsConfig, Surroundings};
 use crate::adapters::Prepended;
 use crate::{Context, ModelError, Result};
@@ -244,7 +244,10 @@ impl Transformer {
             let grid = self.grid.as_ref().map(|grid| grid.bias(cx, layer, around.segments)).transpose()?;
             let bias = grid.as_ref().map(|b| b.of()).or(around.bias.clone());
             let around = Surroundings { bias, ..around };
-            x = block.forward_cached(cx, &x, &around, cache.as_mut().map(|c| c.layer(layer)))?;
+            x = match &mut cache {
+                Some(cache) => block.forward_cached(cx, &x, &around, Some(cache.layer(layer)))?,
+                None => recompute::forward(cx, block, &x, &around)?,
+            };
             cx.keep_hidden(&own(&x)?);
         }
         own(&x)

@@ -105,6 +105,29 @@ fn backward_does_not_go_below_the_lowest_trained_part() {
     assert!(operations(5, &Method::Full) > operations(2, &Method::Full));
 }
 
+/// The gradients of a training step, to the bit.
+fn gradients(net: &Net, checkpointing: bool) -> (Vec<(String, Vec<u32>)>, usize) {
+    let mut net = Net { model: net.model.clone(), params: net.params.clone() };
+    net.model.set_gradient_checkpointing(checkpointing);
+    let tape = Tape::new();
+    let loss = net.loss(&tape, &batch(), &StepContext::training(3, 0, 0, 0)).expect("runs").loss;
+    let operations = tape.operations();
+    let g = tape.backward(&loss).expect("runs");
+    let bits = |id| net.params.get(id).name.clone();
+    (g.params().map(|(id, t)| (bits(id), t.data().iter().map(|x| x.to_bits()).collect())).collect(), operations)
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_bit() {
+    for (name, method) in methods() {
+        let net = Net::finetuned(method);
+        let (plain, kept) = gradients(&net, false);
+        let (again, fewer) = gradients(&net, true);
+        assert!(plain == again, "{name}");
+        assert!(fewer < kept, "{name}: {fewer} of {kept} operations are kept");
+    }
+}
+
 #[test]
 fn mistakes_are_named() {
     let error = |method: Method, parts: &str| {

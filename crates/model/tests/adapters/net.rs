@@ -104,7 +104,9 @@ impl Trainable for Net {
 
     fn loss(&self, tape: &Tape, batch: &Inputs, step: &StepContext) -> Result<StepLoss, BoxError> {
         let cx = match step.training {
-            true => Context::training(tape, &self.params, step.random),
+            true => {
+                Context::training(tape, &self.params, step.random).checkpointing(self.model.gradient_checkpointing())
+            }
             false => Context::inference(tape, &self.params),
         };
         let out = self.model.forward(&cx, batch)?;

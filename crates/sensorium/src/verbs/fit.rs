@@ -112,6 +112,7 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
         follower.note(&text);
     }
     let mut learner = Learner { model, params, objective, feature_cache: None };
+    learner.model.set_gradient_checkpointing(config.train.gradient_checkpointing);
     finetune::apply(&config, &encoders, &mut learner, processors())?;
     sensorium_train::assign(&config.train, &mut learner.params)?;
     let frozen = |column| learner.model.frozen(&learner.params, column);
