@@ -100,6 +100,7 @@ fn facts(model: &Model, summary: Option<&Summary>) -> Vec<(String, String)> {
         ("inputs".to_owned(), inputs.join(", ")),
         ("fusion".to_owned(), format!("{:?}", model.config.fusion.kind).to_lowercase()),
         ("parameters".to_owned(), format!("{all} ({trainable} trainable)")),
+        ("fine-tuning".to_owned(), model.config.finetune.method.name().to_owned()),
         ("seed".to_owned(), model.config.train.seed.to_string()),
     ];
     if let Some(s) = summary {
