@@ -2,6 +2,7 @@
 //! curves, `metrics.json` and the model card.
 
 use super::evaluate::Evaluated;
+use crate::config::MethodName;
 use crate::saved::{Model, write as write_file};
 use crate::task::Decision;
 use crate::{Error, Result};
@@ -100,9 +101,11 @@ fn facts(model: &Model, summary: Option<&Summary>) -> Vec<(String, String)> {
         ("inputs".to_owned(), inputs.join(", ")),
         ("fusion".to_owned(), format!("{:?}", model.config.fusion.kind).to_lowercase()),
         ("parameters".to_owned(), format!("{all} ({trainable} trainable)")),
-        ("fine-tuning".to_owned(), model.config.finetune.method.name().to_owned()),
         ("seed".to_owned(), model.config.train.seed.to_string()),
     ];
+    if model.config.finetune.method != MethodName::Full {
+        facts.push(("fine-tuning".to_owned(), model.config.finetune.method.name().to_owned()));
+    }
     if let Some(s) = summary {
         let why = match s.stopped {
             Stopped::Finished => "all epochs done",
