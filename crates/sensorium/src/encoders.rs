@@ -3,7 +3,7 @@
 //! weights and the way its inputs are prepared.
 
 use crate::config::{FitConfig, TowerSection};
-use crate::{Error, Result, processors};
+use crate::{Error, Result, hub, processors};
 use sensorium_data::processor::VideoProcessor;
 use sensorium_data::{PlanOptions, Processor};
 use sensorium_engine::Params;
@@ -46,10 +46,9 @@ impl Encoder {
                 });
             }
         }
-        let folder = crate::hub::resolve(&folder.to_string_lossy(), &mut |_| {})
-            .map_err(|e| Error::Config { place: format!("{key}.encoder"), problem: e.to_string() })?;
-        let source = Pretrained::open(&folder)
-            .map_err(|e| Error::Config { place: format!("{key}.encoder"), problem: e.to_string() })?;
+        let wrong = |problem: String| Error::Config { place: format!("{key}.encoder"), problem };
+        let folder = hub::resolve(&folder.to_string_lossy(), &mut |_| {}).map_err(|e| wrong(e.to_string()))?;
+        let source = Pretrained::open(&folder).map_err(|e| wrong(e.to_string()))?;
         let mut tower = source.tower_config(part)?.clone();
         // A projection is for comparing towers; fusion has its own.
         match &mut tower {

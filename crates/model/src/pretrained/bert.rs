@@ -146,14 +146,10 @@ fn bert(c: &Config) -> Result<Vec<Part>> {
     ])
 }
 
-fn roberta(c: &Config) -> Result<Vec<Part>> {
-    let mut text = text_config(c)?;
-    let hidden = text.transformer.block.hidden;
-    // Positions are counted from the padding token's number on.
-    text.position_offset = c.usize_or("pad_token_id", 1)? + 1;
-    text.max_positions = text.max_positions.saturating_sub(text.position_offset);
-    Ok(vec![
-        Part::tower("text", TowerConfig::Text(text), text_keys().under(&["", "roberta."])),
+/// The heads of RoBERTa, which MPNet took over: a masked language model's and
+/// a classifier over the first token. `root` stands before the tower's names.
+fn roberta_heads(c: &Config, hidden: usize, root: &str) -> Result<[Part; 2]> {
+    Ok([
         Part::head(
             "masked_lm",
             HeadConfig { dense: Some(ActivationName::Gelu), ..masked_lm(c, hidden, hidden)? },
@@ -161,7 +157,7 @@ fn roberta(c: &Config) -> Result<Vec<Part>> {
                 .map("dense.*", "lm_head.dense.*")
                 .map("norm.*", "lm_head.layer_norm.*")
                 .map("output.bias", "lm_head.bias")
-                .map("output.weight", "roberta.embeddings.word_embeddings.weight")
+                .map("output.weight", &format!("{root}.embeddings.word_embeddings.weight"))
                 .ignore(&["lm_head.decoder.*"]),
         ),
         Part::head(
@@ -170,6 +166,17 @@ fn roberta(c: &Config) -> Result<Vec<Part>> {
             KeyMap::new().map("dense.*", "classifier.dense.*").map("output.*", "classifier.out_proj.*"),
         ),
     ])
+}
+
+fn roberta(c: &Config) -> Result<Vec<Part>> {
+    let mut text = text_config(c)?;
+    let hidden = text.transformer.block.hidden;
+    // Positions are counted from the padding token's number on.
+    text.position_offset = c.usize_or("pad_token_id", 1)? + 1;
+    text.max_positions = text.max_positions.saturating_sub(text.position_offset);
+    let tower = Part::tower("text", TowerConfig::Text(text), text_keys().under(&["", "roberta."]));
+    let [masked_lm, classifier] = roberta_heads(c, hidden, "roberta")?;
+    Ok(vec![tower, masked_lm, classifier])
 }
 
 fn distilbert(c: &Config) -> Result<Vec<Part>> {
@@ -256,24 +263,9 @@ fn mpnet(c: &Config) -> Result<Vec<Part>> {
         .map("encoder.layer.*.mlp.down.*", "encoder.layer.*.output.dense.*")
         .map("encoder.layer.*.mlp_norm.*", "encoder.layer.*.output.LayerNorm.*")
         .map("pooler.*", "pooler.dense.*");
-    Ok(vec![
-        Part::tower("text", TowerConfig::Text(text), keys.under(&["", "mpnet."])),
-        Part::head(
-            "masked_lm",
-            HeadConfig { dense: Some(ActivationName::Gelu), ..masked_lm(c, hidden, hidden)? },
-            KeyMap::new()
-                .map("dense.*", "lm_head.dense.*")
-                .map("norm.*", "lm_head.layer_norm.*")
-                .map("output.bias", "lm_head.bias")
-                .map("output.weight", "mpnet.embeddings.word_embeddings.weight")
-                .ignore(&["lm_head.decoder.*"]),
-        ),
-        Part::head(
-            "classifier",
-            classifier(c, HeadInput::First, hidden, Some(ActivationName::Tanh))?,
-            KeyMap::new().map("dense.*", "classifier.dense.*").map("output.*", "classifier.out_proj.*"),
-        ),
-    ])
+    let tower = Part::tower("text", TowerConfig::Text(text), keys.under(&["", "mpnet."]));
+    let [masked_lm, classifier] = roberta_heads(c, hidden, "mpnet")?;
+    Ok(vec![tower, masked_lm, classifier])
 }
 
 fn albert(c: &Config) -> Result<Vec<Part>> {
