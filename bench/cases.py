@@ -1,0 +1,117 @@
+"""The cases of `bench/compare` and the processes that run them."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PEER = os.path.join(ROOT, "bench", "peer.py")
+PROGRAMS = os.path.join(ROOT, "target", "release", "examples")
+SCRATCH = os.path.join(ROOT, "target", "bench")
+
+with open(os.path.join(ROOT, "bench", "shapes.json"), encoding="utf-8") as file:
+    SHAPES = json.load(file)
+
+EAGER = {"library": "torch", "compile": False}
+COMPILED = {"library": "torch", "compile": True}
+
+
+def case(name, shape, work, batches, peers, rounds, repeat=1):
+    return {
+        "name": name, "shape": shape, "work": work, "batches": batches,
+        "peers": peers, "rounds": rounds, "repeat": repeat,
+    }  # fmt: skip
+
+
+CASES = [
+    case("train-minilm", "minilm", "train", [[128] * 16], [EAGER, COMPILED], 15),
+    case("train-bert-base", "bert-base", "train", [[128] * 8], [EAGER, COMPILED], 9),
+    case("train-vit-s", "vit-s", "train", [[1] * 8], [EAGER, COMPILED], 11),
+    case("train-whisper-tiny", "whisper-tiny", "train", [[3000] * 4], [EAGER, COMPILED], 11),
+]
+
+
+def peer_name(peer):
+    return "torch.compile" if peer["compile"] else "torch"
+
+
+class Side:
+    """A process that answers a batch's number with its time and values."""
+
+    def __init__(self, command):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self.process.stdout.readline().strip() != "ready":
+            sys.exit(f"failed: {' '.join(command)}")
+
+    def step(self, batch):
+        # The other side's threads may still spin after their last step.
+        time.sleep(0.03)
+        self.process.stdin.write(f"{batch}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"failed: {' '.join(self.process.args)}")
+        return json.loads(answer)
+
+    def end(self):
+        """Ends it; its peak memory in megabytes."""
+        with open(f"/proc/{self.process.pid}/status", encoding="utf-8") as status:
+            kilobytes = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+        self.process.stdin.close()
+        self.process.wait()
+        return kilobytes * 1024 / 1e6
+
+
+def operations(shape, work, lengths):
+    """Floating-point operations of a batch's matrix products and attention, of real tokens only; backward costs twice
+    what forward does."""
+    c = SHAPES[shape]
+    audio, image = c["model_type"] == "whisper", c["model_type"] == "vit"
+    hidden = c["d_model"] if audio else c["hidden_size"]
+    inner = c["encoder_ffn_dim"] if audio else c["intermediate_size"]
+    layers = c["encoder_layers"] if audio else c["num_hidden_layers"]
+    total = 0
+    for length in lengths:
+        tokens, stem = length, 0
+        if audio:
+            tokens = length // 2
+            stem = 2 * 3 * hidden * (c["num_mel_bins"] * length + hidden * tokens)
+        if image:
+            tokens = (c["image_size"] // c["patch_size"]) ** 2 + 1
+            stem = 2 * (tokens - 1) * 3 * c["patch_size"] ** 2 * hidden
+        layer = 2 * tokens * (4 * hidden**2 + 2 * hidden * inner) + 4 * tokens**2 * hidden
+        total += stem + layers * layer
+    return total * {"train": 3, "infer": 1}.get(work, 2)
+
+
+def fma_rate(threads):
+    """GFLOP/s of fused multiply-adds in registers."""
+    return float(subprocess.run([os.path.join(PROGRAMS, "fma_rate"), str(threads)],
+                                check=True, capture_output=True, text=True).stdout)  # fmt: skip
+
+
+def prepared(shape, python):
+    """The folder of a shape's random weights."""
+    digest = hashlib.sha256(json.dumps(SHAPES[shape], sort_keys=True).encode()).hexdigest()[:8]
+    folder = os.path.join(SCRATCH, f"{shape}-{digest}")
+    if not os.path.exists(os.path.join(folder, "config.json")):
+        subprocess.run([python, PEER, "prepare", shape, folder], check=True)
+    return folder
+
+
+def write_case(case, peer, options):
+    """The files that tell each side what to do, and the commands that read them."""
+    ours = {key: case[key] for key in ("work", "batches", "repeat")}
+    ours |= {"folder": prepared(case["shape"], options.python), "threads": options.threads}
+    theirs = ours | {"shape": case["shape"], "peer": {"dynamic": len(case["batches"]) > 1, **peer}}
+    commands = []
+    for side, program, content in (("ours", [os.path.join(PROGRAMS, "step")], ours),
+                                   ("peer", [options.python, PEER, "run"], theirs)):  # fmt: skip
+        path = os.path.join(SCRATCH, f"{case['name']}.{side}.json")
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        commands.append([*program, path])
+    return commands
