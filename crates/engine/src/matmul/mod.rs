@@ -8,13 +8,19 @@
 //! in an order that depends on the shape only, never on the threads.
 
 #[cfg(target_arch = "x86_64")]
+mod blocks;
+#[cfg(target_arch = "x86_64")]
 mod kernels;
 #[cfg(target_arch = "x86_64")]
 mod packed;
+#[cfg(target_arch = "x86_64")]
+mod packing;
+mod portable;
 
 use crate::Element;
-use rayon::prelude::*;
 use std::marker::PhantomData;
+
+pub(crate) use portable::product as product_portable;
 
 /// A read-only matrix: `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -92,13 +98,97 @@ impl<'a, E> Output<'a, E> {
     }
 }
 
-/// One product to compute.
+/// The right factor of a product.
+pub(crate) enum Right<'a, E> {
+    /// A matrix as it lies in memory.
+    Plain(Matrix<'a, E>),
+    /// One that was packed before.
+    #[cfg(target_arch = "x86_64")]
+    Packed(&'a packed::PackedRight),
+}
+
+/// A function over a run of elements, in place.
+pub(crate) type Map<E> = fn(&mut [E]);
+
+/// What happens to finished elements of C while they are near: called with
+/// the row, the first column and a run of elements of that row.
+pub(crate) type Finish<'a, E> = &'a (dyn Fn(usize, usize, &mut [E]) + Sync);
+
+/// One product to compute: C = A·B, and what is done along with it.
 pub struct Product<'a, E> {
     a: Matrix<'a, E>,
-    b: Matrix<'a, E>,
+    b: Right<'a, E>,
     c: Output<'a, E>,
     accumulate: bool,
     parallel: bool,
+    map_a: Option<Map<E>>,
+    map_b: Option<Map<E>>,
+    finish: Option<Finish<'a, E>>,
+}
+
+impl<'a, E: Element> Product<'a, E> {
+    /// C = A·B on all threads.
+    pub(crate) fn new(a: Matrix<'a, E>, b: Matrix<'a, E>, c: Output<'a, E>) -> Self {
+        let b = Right::Plain(b);
+        Self { a, b, c, accumulate: false, parallel: true, map_a: None, map_b: None, finish: None }
+    }
+
+    /// C += A·B where `accumulate`.
+    pub(crate) fn accumulating(self, accumulate: bool) -> Self {
+        Self { accumulate, ..self }
+    }
+
+    /// f(A)·B, f being applied where A is read; f(0) need not be 0.
+    pub(crate) fn left_mapped(self, f: Map<E>) -> Self {
+        Self { map_a: Some(f), ..self }
+    }
+
+    /// A·f(B), f being applied where B is read.
+    pub(crate) fn right_mapped(self, f: Map<E>) -> Self {
+        Self { map_b: Some(f), ..self }
+    }
+
+    /// Calls `finish` on every element of C once it is complete.
+    pub(crate) fn finished_by(self, finish: Finish<'a, E>) -> Self {
+        Self { finish: Some(finish), ..self }
+    }
+
+    /// Computes it.
+    ///
+    /// # Panics
+    /// When the shapes do not fit: operations check them first.
+    pub(crate) fn run(self) {
+        let (b_rows, b_cols) = self.b.shape();
+        let Self { a, c, .. } = &self;
+        assert!(a.rows == c.rows && b_cols == c.cols && a.cols == b_rows, "shapes of a product do not fit");
+        if c.rows == 0 || c.cols == 0 {
+            return;
+        }
+        if a.cols == 0 {
+            for i in 0..c.rows {
+                // SAFETY: row i of the output, which we borrow exclusively.
+                let row = unsafe { std::slice::from_raw_parts_mut(c.data.add(i * c.stride), c.cols) };
+                if !self.accumulate {
+                    row.fill(E::ZERO);
+                }
+                if let Some(finish) = self.finish {
+                    finish(i, 0, row);
+                }
+            }
+            return;
+        }
+        E::product(self);
+    }
+}
+
+impl<E> Right<'_, E> {
+    fn shape(&self) -> (usize, usize) {
+        match self {
+            Self::Plain(b) => (b.rows, b.cols),
+            #[cfg(target_arch = "x86_64")]
+            Self::Packed(b) => b.shape(),
+        }
+    }
 }
 
 /// C = A·B, or C += A·B, on all threads.
@@ -106,7 +196,7 @@ pub struct Product<'a, E> {
 /// # Panics
 /// When the shapes do not fit: operations check them first.
 pub fn product<E: Element>(a: Matrix<'_, E>, b: Matrix<'_, E>, c: Output<'_, E>, accumulate: bool) {
-    run(a, b, c, accumulate, true);
+    Product::new(a, b, c).accumulating(accumulate).run();
 }
 
 /// As [`product`] on the calling thread alone, for use inside tasks.
@@ -114,76 +204,17 @@ pub fn product<E: Element>(a: Matrix<'_, E>, b: Matrix<'_, E>, c: Output<'_, E>,
 /// # Panics
 /// When the shapes do not fit.
 pub fn product_here<E: Element>(a: Matrix<'_, E>, b: Matrix<'_, E>, c: Output<'_, E>, accumulate: bool) {
-    run(a, b, c, accumulate, false);
-}
-
-fn run<E: Element>(a: Matrix<'_, E>, b: Matrix<'_, E>, c: Output<'_, E>, accumulate: bool, parallel: bool) {
-    assert!(a.rows == c.rows && b.cols == c.cols && a.cols == b.rows, "shapes of a product do not fit");
-    if c.rows == 0 || c.cols == 0 {
-        return;
-    }
-    if a.cols == 0 {
-        if !accumulate {
-            for i in 0..c.rows {
-                // SAFETY: row i of the output, which we borrow exclusively.
-                unsafe { std::slice::from_raw_parts_mut(c.data.add(i * c.stride), c.cols) }.fill(E::ZERO);
-            }
-        }
-        return;
-    }
-    E::product(Product { a, b, c, accumulate, parallel });
+    Product { parallel: false, ..Product::new(a, b, c).accumulating(accumulate) }.run();
 }
 
 pub(crate) fn product_f32(p: Product<'_, f32>) {
     #[cfg(target_arch = "x86_64")]
     match crate::simd::level() {
-        crate::Level::Avx512 => return packed::product::<kernels::Avx512>(p),
-        crate::Level::Avx2 => return packed::product::<kernels::Avx2>(p),
+        crate::Level::Avx512 => return packed::product::<kernels::Avx512>(&p),
+        crate::Level::Avx2 => return packed::product::<kernels::Avx2>(&p),
         crate::Level::Baseline => {}
     }
-    product_portable(p);
-}
-
-/// The `gemm` crate's product, cut into fixed bands of rows.
-pub(crate) fn product_portable<E: Element>(p: Product<'_, E>) {
-    const BAND: usize = 64;
-    let Product { a, b, c, accumulate, parallel } = p;
-    let band = |first: usize| {
-        // Capture the whole outputs, not their raw pointers.
-        let c = &c;
-        let rows = BAND.min(c.rows - first);
-        // SAFETY: the constructors checked that every index of the three
-        // matrices lies in its data; bands write disjoint rows of C.
-        unsafe {
-            gemm::gemm(
-                rows,
-                c.cols,
-                a.cols,
-                c.data.add(first * c.stride),
-                1,
-                c.stride as isize,
-                accumulate,
-                a.data.as_ptr().add(first * a.row_stride),
-                a.col_stride as isize,
-                a.row_stride as isize,
-                b.data.as_ptr(),
-                b.col_stride as isize,
-                b.row_stride as isize,
-                E::ONE,
-                E::ONE,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
-    };
-    if parallel && c.rows * c.cols * a.cols > 1 << 16 {
-        let band = Shared(band);
-        (0..c.rows.div_ceil(BAND)).into_par_iter().for_each(|i| band.call(i * BAND));
-    } else {
-        (0..c.rows.div_ceil(BAND)).for_each(|i| band(i * BAND));
-    }
+    portable::product(p);
 }
 
 /// A closure over an [`Output`]'s pointer, called from several threads on

@@ -1,38 +1,69 @@
 //! The packed product around a micro-kernel (Goto and van de Geijn, "Anatomy
 //! of high-performance matrix multiplication", 2008).
 //!
-//! B is packed into panels of the kernel's columns, A into panels of its rows,
-//! each once per slice of the inner dimension and by all threads; then blocks
-//! of C are computed as independent tasks.
+//! B is packed once, by all threads, into panels of the kernel's columns. Then
+//! blocks of C are computed as independent tasks: each packs the rows of A
+//! that it needs into memory of its own, which stays in the second-level
+//! cache, and runs the kernel over them. Both phases are one parallel region,
+//! so that threads are woken once a product.
+//!
+//! The inner dimension is cut into slices by its length alone, and each
+//! element of C is summed slice by slice: neither the number of threads nor
+//! the blocks change a bit of it.
 
+use super::blocks::{self, Blocks};
 use super::kernels::Kernel;
-use super::{Output, Product, Shared};
+use super::packing::Lines;
+use super::{Map, Output, Product, Right, Shared};
+use crate::Buffer;
 use rayon::prelude::*;
-use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Inner dimension per pass: a panel of B (`DEPTH × COLS`) stays in L1.
-const DEPTH: usize = 256;
-/// Rows of A packed at once, which bounds the packing memory.
-const BAND: usize = 3072;
-/// Columns of B packed at once.
-const SLAB: usize = 3072;
-/// Target size of a task's block of C.
-const TASK_ROWS: usize = 96;
-const TASK_COLS: usize = 768;
 /// Multiply-adds below which one thread does the whole product.
-const SEQUENTIAL: usize = 1 << 17;
+const SEQUENTIAL: usize = 1 << 18;
+/// Elements of B that are packed at once, which bounds the packing memory.
+const PACKED: usize = 1 << 22;
+/// Columns of C that are finished together: they are still in a near cache.
+const STRIP: usize = 128;
 
-/// Packing memory of one thread, cache-line aligned, kept between products.
-type Packed = crate::Buffer<f32>;
-
-thread_local! {
-    static PANELS: RefCell<(Option<Packed>, Option<Packed>)> = const { RefCell::new((None, None)) };
+/// B packed for a kernel, to be multiplied with many times.
+pub struct PackedRight {
+    panels: Buffer<f32>,
+    rows: usize,
+    cols: usize,
+    /// Columns of the kernel that it is packed for.
+    width: usize,
 }
 
-fn at_least(buffer: Option<Packed>, len: usize) -> Packed {
-    match buffer {
-        Some(b) if b.len() >= len => b,
-        _ => Packed::any(len),
+impl PackedRight {
+    /// Packs a matrix whole.
+    pub(super) fn new<K: Kernel>(b: &super::Matrix<'_, f32>) -> Self {
+        let (k, n) = (b.rows, b.cols);
+        let mut panels = Buffer::any(k * n.next_multiple_of(K::COLS));
+        let to = Ptr(panels.as_mut_ptr());
+        let job = Packing {
+            lines: Lines::columns(b),
+            cols: 0..n,
+            slices: blocks::slices(0..k, k),
+            width: K::COLS,
+            map: None,
+        };
+        let at_once = rayon::current_num_threads() > 1 && k * n > SEQUENTIAL;
+        // SAFETY: the panels are as many as the buffer was made for, each
+        // written by one task.
+        let pack = Shared(|i| unsafe { job.pack(i, to) });
+        if at_once {
+            (0..job.count()).into_par_iter().with_min_len(4).for_each(|i| pack.call(i));
+        } else {
+            (0..job.count()).for_each(|i| pack.call(i));
+        }
+        Self { panels, rows: k, cols: n, width: K::COLS }
+    }
+
+    /// Rows and columns of the matrix.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
     }
 }
 
@@ -42,199 +73,261 @@ struct Ptr(*mut f32);
 unsafe impl Send for Ptr {}
 // SAFETY: as above.
 unsafe impl Sync for Ptr {}
-impl Ptr {
-    /// SAFETY of the callers: `offset` lies within the buffer.
-    unsafe fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: the caller's duty.
-        unsafe { self.0.add(offset) }
-    }
-}
 
-pub(super) fn product<K: Kernel>(p: Product<'_, f32>) {
-    let Product { a, b, c, accumulate, parallel } = p;
-    let (m, n, k) = (c.rows, c.cols, a.cols);
-    let parallel = parallel && m * n * k > SEQUENTIAL && rayon::current_num_threads() > 1;
-
-    // Taken out of the thread's slot while in use: a thread that waits for
-    // its tasks may be handed another product to run meanwhile.
-    let (held_a, held_b) = PANELS.with(|cell| std::mem::take(&mut *cell.borrow_mut()));
-    let depth = DEPTH.min(k);
-    let mut packed_a = at_least(held_a, depth * BAND.min(m).next_multiple_of(K::ROWS));
-    let mut packed_b = at_least(held_b, depth * SLAB.min(n).next_multiple_of(K::COLS));
-    let (pa, pb) = (Ptr(packed_a.as_mut_ptr()), Ptr(packed_b.as_mut_ptr()));
-
-    for col in (0..n).step_by(SLAB) {
-        let cols = SLAB.min(n - col);
-        for inner in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - inner);
-            let pack_b = |panel: usize| {
-                let first = col + panel * K::COLS;
-                let width = K::COLS.min(col + cols - first);
-                // SAFETY: the source lies within B (checked when it was
-                // made), the panel within the packed buffer, and each panel
-                // is written by one task.
-                unsafe {
-                    pack(
-                        b.data.as_ptr().add(inner * b.row_stride + first * b.col_stride),
-                        b.col_stride,
-                        b.row_stride,
-                        width,
-                        depth,
-                        K::COLS,
-                        pb.at(panel * depth * K::COLS),
-                    );
-                }
-            };
-            each(cols.div_ceil(K::COLS), parallel, 4, pack_b);
-            for row in (0..m).step_by(BAND) {
-                let rows = BAND.min(m - row);
-                let pack_a = |panel: usize| {
-                    let first = row + panel * K::ROWS;
-                    let width = K::ROWS.min(row + rows - first);
-                    // SAFETY: as for B.
-                    unsafe {
-                        pack(
-                            a.data.as_ptr().add(first * a.row_stride + inner * a.col_stride),
-                            a.row_stride,
-                            a.col_stride,
-                            width,
-                            depth,
-                            K::ROWS,
-                            pa.at(panel * depth * K::ROWS),
-                        );
-                    }
-                };
-                each(rows.div_ceil(K::ROWS), parallel, 8, pack_a);
-
-                let task_rows = TASK_ROWS.next_multiple_of(K::ROWS);
-                let (down, across) = (rows.div_ceil(task_rows), cols.div_ceil(TASK_COLS));
-                let add = accumulate || inner > 0;
-                let out = Shared(|task: usize| {
-                    // Capture the whole output, not its raw pointer.
-                    let c: &Output<'_, f32> = &c;
-                    let (i0, j0) = ((task / across) * task_rows, (task % across) * TASK_COLS);
-                    let (i1, j1) = ((i0 + task_rows).min(rows), (j0 + TASK_COLS).min(cols));
-                    // SAFETY: tasks cover disjoint blocks of C; the panels
-                    // were packed above and are only read now.
-                    unsafe {
-                        block::<K>(
-                            (i0, i1),
-                            (j0, j1),
-                            depth,
-                            pa.at(0),
-                            pb.at(0),
-                            c.data.add(row * c.stride + col),
-                            c.stride,
-                            add,
-                        );
-                    }
-                });
-                if parallel {
-                    (0..down * across).into_par_iter().with_max_len(1).for_each(|t| out.call(t));
-                } else {
-                    (0..down * across).for_each(|t| out.call(t));
-                }
-            }
-        }
-    }
-    PANELS.with(|cell| *cell.borrow_mut() = (Some(packed_a), Some(packed_b)));
-}
-
-fn each(count: usize, parallel: bool, at_a_time: usize, f: impl Fn(usize) + Send + Sync) {
-    if parallel {
-        (0..count).into_par_iter().with_min_len(at_a_time).for_each(f);
-    } else {
-        (0..count).for_each(f);
-    }
-}
-
-/// Copies `width` lines of `depth` elements into one panel, interleaved:
-/// `panel[p * full + i] = line i, element p`; lines past `width` are zeros.
-///
-/// # Safety
-/// `source` is valid for all `i * line + p * along`, `panel` for `depth * full`.
-unsafe fn pack(
-    source: *const f32,
-    line: usize,
-    along: usize,
+/// The packing of some columns of B over some slices: slice by slice, in each
+/// panel by panel.
+struct Packing {
+    lines: Lines,
+    cols: Range<usize>,
+    slices: Vec<Range<usize>>,
     width: usize,
-    depth: usize,
-    full: usize,
-    panel: *mut f32,
-) {
-    // SAFETY: the caller's duty; all offsets below are the ones named.
-    unsafe {
-        if width < full {
-            panel.write_bytes(0, depth * full);
-        }
-        if line == 1 {
-            for p in 0..depth {
-                std::ptr::copy_nonoverlapping(source.add(p * along), panel.add(p * full), width);
+    map: Option<Map<f32>>,
+}
+
+impl Packing {
+    fn panels(&self) -> usize {
+        self.cols.len().div_ceil(self.width)
+    }
+
+    /// How many panels there are in all.
+    fn count(&self) -> usize {
+        self.panels() * self.slices.len()
+    }
+
+    /// Where slice `s` begins in the packed buffer.
+    fn begin(&self, s: usize) -> usize {
+        (self.slices[s].start - self.slices[0].start) * self.panels() * self.width
+    }
+
+    /// # Safety
+    /// `to` is valid for all panels, and this one is written by nobody else.
+    unsafe fn pack(&self, i: usize, to: Ptr) {
+        let (s, panel) = (i / self.panels(), i % self.panels());
+        let (slice, first) = (&self.slices[s], self.cols.start + panel * self.width);
+        let size = slice.len() * self.width;
+        // SAFETY: the caller's duty; the lines lie in B.
+        unsafe {
+            let at = to.0.add(self.begin(s) + panel * size);
+            let count = self.width.min(self.cols.end - first);
+            self.lines.pack((first, count), (slice.start, slice.len()), self.width, at);
+            if let Some(map) = self.map {
+                map(std::slice::from_raw_parts_mut(at, size));
             }
-        } else if width == full && along == 1 && full.is_multiple_of(4) {
-            transpose_by_fours(source, line, depth, full, panel);
-        } else {
-            for i in 0..width {
-                let from = source.add(i * line);
-                for p in 0..depth {
-                    *panel.add(p * full + i) = *from.add(p * along);
+        }
+    }
+}
+
+pub(super) fn product<K: Kernel>(p: &Product<'_, f32>) {
+    let (m, n, k) = (p.c.rows, p.c.cols, p.a.cols);
+    let threads = if p.parallel && m * n * k > SEQUENTIAL { rayon::current_num_threads() } else { 1 };
+    let plan = blocks::plan::<K>(m, n, threads);
+    let region = |cols: Range<usize>, inner: Range<usize>, packed: Option<Ptr>| {
+        Region::<K>::new(p, plan, cols, inner, packed).run(threads);
+    };
+    match &p.b {
+        Right::Packed(b) => {
+            assert!(b.width == K::COLS, "packed for another kernel");
+            region(0..n, 0..k, Some(Ptr(b.panels.as_ptr().cast_mut())));
+        }
+        Right::Plain(_) => {
+            // Whole columns where they fit, else the inner dimension in runs.
+            let slice = blocks::slices(0..k, k)[0].len();
+            let deep = k.min((PACKED / n.next_multiple_of(K::COLS).min(4096) / slice).max(1) * slice);
+            let wide = (PACKED / deep / K::COLS * K::COLS).max(K::COLS);
+            for col in (0..n).step_by(wide) {
+                for inner in (0..k).step_by(deep) {
+                    region(col..n.min(col + wide), inner..k.min(inner + deep), None);
                 }
             }
         }
     }
 }
 
-/// Four lines at a time: whole cache lines are read, four neighbours written.
-///
-/// # Safety
-/// As [`pack`], with `width == full`, a multiple of four.
-unsafe fn transpose_by_fours(source: *const f32, line: usize, depth: usize, full: usize, panel: *mut f32) {
-    // SAFETY: the caller's duty.
-    unsafe {
-        for i in (0..full).step_by(4) {
-            let s = [0, 1, 2, 3].map(|r| source.add((i + r) * line));
-            for p in 0..depth {
-                let d = panel.add(p * full + i);
-                *d = *s[0].add(p);
-                *d.add(1) = *s[1].add(p);
-                *d.add(2) = *s[2].add(p);
-                *d.add(3) = *s[3].add(p);
-            }
-        }
-    }
+/// Some columns of C, over some of the inner dimension, as one parallel region.
+struct Region<'a, 'p, K: Kernel> {
+    product: &'a Product<'p, f32>,
+    rows: Lines,
+    packing: Option<Packing>,
+    slices: Vec<Range<usize>>,
+    cols: Range<usize>,
+    plan: Blocks,
+    panels: Ptr,
+    /// Holds the panels that were not packed before.
+    _buffer: Option<Buffer<f32>>,
+    kernel: std::marker::PhantomData<fn() -> K>,
 }
 
-/// One block of C: the panel of B stays in L1 while the panels of A pass.
-///
-/// # Safety
-/// The packed panels cover the block's rows and columns; C is valid for it and
-/// nobody else touches it.
-unsafe fn block<K: Kernel>(
-    (i0, i1): (usize, usize),
-    (j0, j1): (usize, usize),
-    depth: usize,
-    pa: *const f32,
-    pb: *const f32,
-    c: *mut f32,
-    stride: usize,
-    accumulate: bool,
-) {
-    // The largest tile of any kernel.
-    let mut edge = [0.0_f32; 12 * 32];
-    for j in (j0..j1).step_by(K::COLS) {
-        let width = K::COLS.min(j1 - j);
-        for i in (i0..i1).step_by(K::ROWS) {
-            let height = K::ROWS.min(i1 - i);
+// SAFETY: the tasks read A and the panels and write disjoint tiles of C.
+unsafe impl<K: Kernel> Sync for Region<'_, '_, K> {}
+
+impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
+    fn new(
+        product: &'a Product<'p, f32>,
+        plan: Blocks,
+        cols: Range<usize>,
+        inner: Range<usize>,
+        packed: Option<Ptr>,
+    ) -> Self {
+        let slices = blocks::slices(inner, product.a.cols);
+        let mut buffer = None;
+        let packing = match (&product.b, packed) {
+            (Right::Plain(b), None) => Some(Packing {
+                lines: Lines::columns(b),
+                cols: cols.clone(),
+                slices: slices.clone(),
+                width: K::COLS,
+                map: product.map_b,
+            }),
+            _ => None,
+        };
+        let panels = packed.unwrap_or_else(|| {
+            let depth: usize = slices.iter().map(ExactSizeIterator::len).sum();
+            Ptr(buffer.insert(Buffer::any(depth * cols.len().next_multiple_of(K::COLS))).as_mut_ptr())
+        });
+        let rows = Lines::rows(&product.a);
+        Self { product, rows, packing, slices, cols, plan, panels, _buffer: buffer, kernel: std::marker::PhantomData }
+    }
+
+    fn run(&self, threads: usize) {
+        let (down, across) = (self.product.c.rows.div_ceil(self.plan.rows), self.cols.len().div_ceil(self.plan.cols));
+        let packs = self.packing.as_ref().map_or(0, Packing::count);
+        let (next_pack, packed, next_task) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let participate = || {
+            if let Some(packing) = &self.packing {
+                loop {
+                    let i = next_pack.fetch_add(1, Ordering::Relaxed);
+                    if i >= packs {
+                        break;
+                    }
+                    // SAFETY: each panel is handed out once.
+                    unsafe { packing.pack(i, self.panels) };
+                    packed.fetch_add(1, Ordering::Release);
+                }
+                // Panels still missing are in the hands of threads that run.
+                let mut spins = 0;
+                while packed.load(Ordering::Acquire) < packs {
+                    spins += 1;
+                    if spins < 1000 { std::hint::spin_loop() } else { std::thread::yield_now() }
+                }
+            }
+            let mut block = None;
+            loop {
+                let i = next_task.fetch_add(1, Ordering::Relaxed);
+                if i >= down * across {
+                    break;
+                }
+                let block = block.get_or_insert_with(|| self.block_buffer());
+                // SAFETY: each block of C is handed out once, after all panels
+                // of B were packed.
+                unsafe { self.task(i / across, i % across, block) };
+            }
+        };
+        let at_work = threads.min((down * across).max(packs / 8)).max(1);
+        if at_work > 1 {
+            (0..at_work).into_par_iter().with_max_len(1).for_each(|_| participate());
+        } else {
+            participate();
+        }
+    }
+
+    /// Memory for the rows of A of one task.
+    fn block_buffer(&self) -> Buffer<f32> {
+        let deepest = self.slices.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        Buffer::any(deepest * self.plan.rows.min(self.product.c.rows))
+    }
+
+    /// One block of C.
+    ///
+    /// # Safety
+    /// The panels are packed; nobody else touches the block.
+    unsafe fn task(&self, down: usize, across: usize, block: &mut Buffer<f32>) {
+        let p = self.product;
+        let rows = down * self.plan.rows..((down + 1) * self.plan.rows).min(p.c.rows);
+        let cols = across * self.plan.cols..((across + 1) * self.plan.cols).min(self.cols.len());
+        let heights = Heights::new(rows.len(), K::ROWS);
+        let panels = self.cols.len().div_ceil(K::COLS);
+        let mut before = 0;
+        for (s, slice) in self.slices.iter().enumerate() {
+            let depth = slice.len();
+            // SAFETY: the buffer holds the rows of a block over the deepest slice.
+            unsafe { self.pack_rows(&rows, slice, &heights, block) };
+            let (accumulate, last) =
+                (p.accumulate || slice.start > 0, slice.end == p.a.cols && s + 1 == self.slices.len());
+            for strip in cols.clone().step_by(STRIP) {
+                let strip = strip..cols.end.min(strip + STRIP);
+                for j in strip.clone().step_by(K::COLS) {
+                    // SAFETY: the panel is one of those packed; the tiles lie
+                    // in the block.
+                    unsafe {
+                        let b = self.panels.0.add((before * panels + j / K::COLS * depth) * K::COLS);
+                        self.column(&rows, j, cols.end, depth, &heights, block.as_ptr(), b, accumulate);
+                    }
+                }
+                if let (true, Some(finish)) = (last, p.finish) {
+                    for i in rows.clone() {
+                        let first = self.cols.start + strip.start;
+                        // SAFETY: a run of one row of the block, complete now.
+                        let run = unsafe {
+                            std::slice::from_raw_parts_mut(p.c.data.add(i * p.c.stride + first), strip.len())
+                        };
+                        finish(i, first, run);
+                    }
+                }
+            }
+            before += depth;
+        }
+    }
+
+    /// # Safety
+    /// `block` holds the rows over the slice.
+    unsafe fn pack_rows(&self, rows: &Range<usize>, slice: &Range<usize>, heights: &Heights, block: &mut Buffer<f32>) {
+        let depth = slice.len();
+        for (first, height) in heights.iter() {
+            // SAFETY: the caller's duty; the rows lie in A.
+            unsafe {
+                let to = block.as_mut_ptr().add(first * depth);
+                self.rows.pack((rows.start + first, height), (slice.start, depth), height, to);
+            }
+        }
+        if let Some(map) = self.product.map_a {
+            map(&mut block[..rows.len() * depth]);
+        }
+    }
+
+    /// The tiles of one panel of B.
+    ///
+    /// # Safety
+    /// `block` and `b` hold the rows and the panel over the slice; nobody else
+    /// touches the tiles.
+    unsafe fn column(
+        &self,
+        rows: &Range<usize>,
+        j: usize,
+        end: usize,
+        depth: usize,
+        heights: &Heights,
+        block: *const f32,
+        b: *const f32,
+        accumulate: bool,
+    ) {
+        // The largest tile of any kernel.
+        let mut edge = [0.0_f32; 12 * 32];
+        let Output { data, stride, .. } = self.product.c;
+        let width = K::COLS.min(end - j);
+        // The next panel of B is brought nearer while this one is in use.
+        let (mut next, beyond) = (b.wrapping_add(depth * K::COLS), b.wrapping_add(2 * depth * K::COLS));
+        for (first, height) in heights.iter() {
             // SAFETY: the caller's duty; a tile that would reach beyond C is
             // computed beside it and its part copied.
             unsafe {
-                let (a, b) = (pa.add(i * depth), pb.add(j * depth));
-                let tile = c.add(i * stride + j);
-                if height == K::ROWS && width == K::COLS {
-                    K::tile(depth, a, b, tile, stride, accumulate);
+                let a = block.add(first * depth);
+                let tile = data.add((rows.start + first) * stride + self.cols.start + j);
+                if width == K::COLS {
+                    K::tile(height, depth, a, b, tile, stride, accumulate, next);
+                    next = next.wrapping_add(depth / 4 * 16).min(beyond);
                     continue;
                 }
-                K::tile(depth, a, b, edge.as_mut_ptr(), K::COLS, false);
+                K::tile(height, depth, a, b, edge.as_mut_ptr(), K::COLS, false, next);
                 for r in 0..height {
                     for s in 0..width {
                         let to = tile.add(r * stride + s);
@@ -243,5 +336,23 @@ unsafe fn block<K: Kernel>(
                 }
             }
         }
+    }
+}
+
+/// Rows cut into tiles of nearly the same height.
+struct Heights {
+    rows: usize,
+    tiles: usize,
+}
+
+impl Heights {
+    fn new(rows: usize, most: usize) -> Self {
+        Self { rows, tiles: rows.div_ceil(most) }
+    }
+
+    /// First row and height of each.
+    fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
+        let (short, longer) = (self.rows / self.tiles, self.rows % self.tiles);
+        (0..self.tiles).map(move |i| (i * short + i.min(longer), short + usize::from(i < longer)))
     }
 }

@@ -1,0 +1,72 @@
+//! The product for every processor and element: the `gemm` crate's, cut into
+//! fixed bands of rows.
+
+use super::{Map, Matrix, Output, Product, Right, Shared};
+use crate::{Buffer, Element};
+use rayon::prelude::*;
+
+const BAND: usize = 64;
+
+pub(crate) fn product<E: Element>(p: Product<'_, E>) {
+    let Product { a, b, c, accumulate, parallel, map_a, map_b, finish } = p;
+    let Right::Plain(b) = b else { unreachable!("nothing is packed for the portable product") };
+    // Mapped factors are written out first.
+    let (mut held_a, mut held_b) = (None, None);
+    let a = map_a.map_or(a, |f| mapped(a, f, &mut held_a));
+    let b = map_b.map_or(b, |f| mapped(b, f, &mut held_b));
+    let band = Shared(|i: usize| {
+        // Capture the whole output, not its raw pointer.
+        let c = &c;
+        let first = i * BAND;
+        let rows = BAND.min(c.rows - first);
+        // SAFETY: the constructors checked that every index of the three
+        // matrices lies in its data; bands write disjoint rows of C.
+        unsafe {
+            gemm::gemm(
+                rows,
+                c.cols,
+                a.cols,
+                c.data.add(first * c.stride),
+                1,
+                c.stride as isize,
+                accumulate,
+                a.data.as_ptr().add(first * a.row_stride),
+                a.col_stride as isize,
+                a.row_stride as isize,
+                b.data.as_ptr(),
+                b.col_stride as isize,
+                b.row_stride as isize,
+                E::ONE,
+                E::ONE,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+        if let Some(finish) = finish {
+            for row in first..first + rows {
+                // SAFETY: a row of the band, complete now.
+                finish(row, 0, unsafe { std::slice::from_raw_parts_mut(c.data.add(row * c.stride), c.cols) });
+            }
+        }
+    });
+    let bands = c.rows.div_ceil(BAND);
+    if parallel && c.rows * c.cols * a.cols > 1 << 16 {
+        (0..bands).into_par_iter().for_each(|i| band.call(i));
+    } else {
+        (0..bands).for_each(|i| band.call(i));
+    }
+}
+
+/// f of a matrix, dense and row-major.
+fn mapped<'a, E: Element>(x: Matrix<'_, E>, f: Map<E>, held: &'a mut Option<Buffer<E>>) -> Matrix<'a, E> {
+    let mut values = Buffer::any(x.rows * x.cols);
+    for (i, row) in values.chunks_exact_mut(x.cols.max(1)).enumerate() {
+        for (j, v) in row.iter_mut().enumerate() {
+            *v = x.data[i * x.row_stride + j * x.col_stride];
+        }
+    }
+    f(&mut values);
+    Matrix::dense(held.insert(values), x.rows, x.cols)
+}
