@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Alignment of every buffer: one cache line, one AVX-512 register.
 const ALIGN: usize = 64;
 
+/// The size and alignment of a huge page on the systems that have them.
+const HUGE_PAGE: usize = 1 << 21;
+
 /// Bytes that live in buffers now, and the most there ever were.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -56,7 +59,26 @@ impl<E: Element> Pool<E> {
 }
 
 fn layout<E>(capacity: usize) -> Layout {
-    Layout::array::<E>(capacity).and_then(|l| l.align_to(ALIGN)).expect("a buffer's size fits the address space")
+    let layout = Layout::array::<E>(capacity).expect("a buffer's size fits the address space");
+    let align = if layout.size() >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
+    layout.align_to(align).expect("alignments are powers of two")
+}
+
+/// Asks the system for huge pages where a block covers whole ones: products
+/// over millions of elements otherwise wait for address translations.
+fn advise_huge_pages<E>(block: NonNull<E>, bytes: usize) {
+    let whole = bytes / HUGE_PAGE * HUGE_PAGE;
+    if whole == 0 {
+        return;
+    }
+    #[cfg(target_os = "linux")]
+    // SAFETY: the range lies in one allocation of our own and is aligned to
+    // pages; the advice changes no content, and a refusal changes nothing.
+    unsafe {
+        libc::madvise(block.as_ptr().cast(), whole, libc::MADV_HUGEPAGE);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = block;
 }
 
 /// Sizes are rounded so that nearly equal requests share blocks: to 16
@@ -93,6 +115,7 @@ impl<E: Element> Buffer<E> {
                 // SAFETY: the layout has a non-zero size (capacity is at least 16).
                 let p = unsafe { alloc(layout::<E>(capacity)) }.cast::<E>();
                 let Some(p) = NonNull::new(p) else { handle_alloc_error(layout::<E>(capacity)) };
+                advise_huge_pages(p, capacity * size_of::<E>());
                 // SAFETY: freshly allocated for `capacity` elements; all-zero
                 // bytes are a valid f32 and f64. After this first time every
                 // element stays initialised for the life of the block.

@@ -55,6 +55,11 @@ pub trait Element:
     fn cos(self) -> Self;
     /// The error function; absolute error below 6e-7 for `f32`.
     fn erf(self) -> Self;
+    /// The error function of x and e^(−x²), which share most of their work;
+    /// as exact as [`Element::erf`] and [`Element::exp`].
+    fn erf_exp(self) -> (Self, Self) {
+        (self.erf(), (-self * self).exp())
+    }
     /// The larger of two values.
     fn larger(self, other: Self) -> Self;
     /// The smaller of two values.
@@ -65,6 +70,11 @@ pub trait Element:
     fn pool() -> &'static Pool<Self>;
     /// One matrix product; see [`crate::matmul`].
     fn product(product: crate::matmul::Product<'_, Self>);
+    /// A matrix packed for products with it on the right; None where the
+    /// product packs nothing.
+    fn pack(_right: &crate::matmul::Matrix<'_, Self>) -> Option<crate::matmul::PackedRight> {
+        None
+    }
 }
 
 static POOL_F32: Pool<f32> = Pool::new();
@@ -137,9 +147,13 @@ impl Element for f32 {
     fn cos(self) -> Self {
         f32::cos(self)
     }
-    /// Abramowitz and Stegun 7.1.26.
     #[inline(always)]
     fn erf(self) -> Self {
+        self.erf_exp().0
+    }
+    /// Abramowitz and Stegun 7.1.26.
+    #[inline(always)]
+    fn erf_exp(self) -> (Self, Self) {
         let z = self.abs();
         let t = 1.0 / (1.0 + 0.327_591_1 * z);
         let mut p = 1.061_405_4_f32;
@@ -147,7 +161,8 @@ impl Element for f32 {
         p = p * t + 1.421_413_8;
         p = p * t - 0.284_496_74;
         p = p * t + 0.254_829_6;
-        (1.0 - p * t * Element::exp(-z * z)).copysign(self)
+        let e = Element::exp(-z * z);
+        ((1.0 - p * t * e).copysign(self), e)
     }
     #[inline(always)]
     fn larger(self, other: Self) -> Self {
@@ -166,6 +181,9 @@ impl Element for f32 {
     }
     fn product(product: crate::matmul::Product<'_, Self>) {
         crate::matmul::product_f32(product);
+    }
+    fn pack(right: &crate::matmul::Matrix<'_, Self>) -> Option<crate::matmul::PackedRight> {
+        crate::matmul::pack_f32(right)
     }
 }
 

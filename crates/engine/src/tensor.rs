@@ -1,9 +1,10 @@
 //! Values: a shape and a shared, row-major buffer.
 
 use crate::buffer::Buffer;
+use crate::matmul::{Matrix, PackedRight};
 use crate::{Element, EngineError, Result};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The lengths of a tensor's dimensions, at most four, outermost first.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,14 +69,26 @@ impl fmt::Debug for Shape {
 #[derive(Clone)]
 pub struct Tensor<E: Element = f32> {
     shape: Shape,
-    data: Arc<Buffer<E>>,
+    data: Arc<Storage<E>>,
+}
+
+/// Values, and what was made of them for products that use them again.
+struct Storage<E: Element> {
+    values: Buffer<E>,
+    packed: OnceLock<Option<PackedRight>>,
+}
+
+impl<E: Element> Storage<E> {
+    fn shared(values: Buffer<E>) -> Arc<Self> {
+        Arc::new(Self { values, packed: OnceLock::new() })
+    }
 }
 
 impl<E: Element> Tensor<E> {
     /// A tensor with arbitrary contents, to be overwritten.
     pub fn any(dims: &[usize]) -> Self {
         let shape = Shape::new(dims);
-        Self { shape, data: Arc::new(Buffer::any(shape.len())) }
+        Self { shape, data: Storage::shared(Buffer::any(shape.len())) }
     }
 
     /// A tensor of zeros.
@@ -99,7 +112,7 @@ impl<E: Element> Tensor<E> {
         if shape.len() != values.len() {
             return Err(EngineError::setting("tensor", format!("{} values cannot fill shape {shape}", values.len())));
         }
-        Ok(Self { shape, data: Arc::new(Buffer::from_slice(values)) })
+        Ok(Self { shape, data: Storage::shared(Buffer::from_slice(values)) })
     }
 
     /// The shape.
@@ -124,15 +137,27 @@ impl<E: Element> Tensor<E> {
 
     /// The values, row-major.
     pub fn data(&self) -> &[E] {
-        &self.data
+        &self.data.values
     }
 
     /// The values for writing; copies them first if the buffer is shared.
     pub fn data_mut(&mut self) -> &mut [E] {
         if Arc::get_mut(&mut self.data).is_none() {
-            self.data = Arc::new(Buffer::from_slice(&self.data));
+            self.data = Storage::shared(Buffer::from_slice(&self.data.values));
         }
-        Arc::get_mut(&mut self.data).expect("just made unique")
+        let storage = Arc::get_mut(&mut self.data).expect("just made unique");
+        storage.packed.take();
+        &mut storage.values
+    }
+
+    /// The transpose of this matrix packed for products, made at the first
+    /// call and kept until the values change; None where products here pack
+    /// nothing.
+    pub(crate) fn packed_transpose(&self) -> Option<&PackedRight> {
+        let (rows, cols) = (self.shape.rows(), self.shape.cols());
+        let pack = || E::pack(&Matrix::dense(self.data(), rows, cols).transposed());
+        // A reshaped tensor shares the packing of another shape.
+        self.data.packed.get_or_init(pack).as_ref().filter(|p| p.shape() == (cols, rows))
     }
 
     /// Whether no other tensor shares the buffer.
@@ -190,6 +215,17 @@ mod tests {
         let mut b = a.clone();
         b.data_mut()[0] = 5.0;
         assert_eq!((a.data()[0], b.data()[0]), (1.0, 5.0));
+    }
+
+    #[test]
+    fn what_was_packed_goes_when_the_values_change() {
+        let mut a = Tensor::<f32>::full(&[4, 2], 1.0);
+        let Some(first) = a.packed_transpose() else { return };
+        assert_eq!(first.shape(), (2, 4));
+        assert!(a.reshaped(&[2, 4]).is_ok_and(|b| b.packed_transpose().is_none()));
+        let shared = a.clone();
+        a.data_mut()[0] = 2.0;
+        assert!(a.data.packed.get().is_none() && shared.data.packed.get().is_some());
     }
 
     #[test]

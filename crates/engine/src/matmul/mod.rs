@@ -16,11 +16,14 @@ mod packed;
 #[cfg(target_arch = "x86_64")]
 mod packing;
 mod portable;
+mod right;
 
 use crate::Element;
 use std::marker::PhantomData;
 
 pub(crate) use portable::product as product_portable;
+pub use right::PackedRight;
+pub(crate) use right::Right;
 
 /// A read-only matrix: `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -98,15 +101,6 @@ impl<'a, E> Output<'a, E> {
     }
 }
 
-/// The right factor of a product.
-pub(crate) enum Right<'a, E> {
-    /// A matrix as it lies in memory.
-    Plain(Matrix<'a, E>),
-    /// One that was packed before.
-    #[cfg(target_arch = "x86_64")]
-    Packed(&'a packed::PackedRight),
-}
-
 /// A function over a run of elements, in place.
 pub(crate) type Map<E> = fn(&mut [E]);
 
@@ -129,7 +123,11 @@ pub struct Product<'a, E> {
 impl<'a, E: Element> Product<'a, E> {
     /// C = A·B on all threads.
     pub(crate) fn new(a: Matrix<'a, E>, b: Matrix<'a, E>, c: Output<'a, E>) -> Self {
-        let b = Right::Plain(b);
+        Self::with(a, Right::Plain(b), c)
+    }
+
+    /// As [`Product::new`], where B may be packed.
+    pub(crate) fn with(a: Matrix<'a, E>, b: Right<'a, E>, c: Output<'a, E>) -> Self {
         Self { a, b, c, accumulate: false, parallel: true, map_a: None, map_b: None, finish: None }
     }
 
@@ -181,16 +179,6 @@ impl<'a, E: Element> Product<'a, E> {
     }
 }
 
-impl<E> Right<'_, E> {
-    fn shape(&self) -> (usize, usize) {
-        match self {
-            Self::Plain(b) => (b.rows, b.cols),
-            #[cfg(target_arch = "x86_64")]
-            Self::Packed(b) => b.shape(),
-        }
-    }
-}
-
 /// C = A·B, or C += A·B, on all threads.
 ///
 /// # Panics
@@ -205,6 +193,18 @@ pub fn product<E: Element>(a: Matrix<'_, E>, b: Matrix<'_, E>, c: Output<'_, E>,
 /// When the shapes do not fit.
 pub fn product_here<E: Element>(a: Matrix<'_, E>, b: Matrix<'_, E>, c: Output<'_, E>, accumulate: bool) {
     Product { parallel: false, ..Product::new(a, b, c).accumulating(accumulate) }.run();
+}
+
+/// A matrix packed for the products of this processor, if they pack.
+pub(crate) fn pack_f32(b: &Matrix<'_, f32>) -> Option<PackedRight> {
+    #[cfg(target_arch = "x86_64")]
+    match crate::simd::level() {
+        crate::Level::Avx512 => return Some(packed::pack::<kernels::Avx512>(b)),
+        crate::Level::Avx2 => return Some(packed::pack::<kernels::Avx2>(b)),
+        crate::Level::Baseline => {}
+    }
+    let _ = b;
+    None
 }
 
 pub(crate) fn product_f32(p: Product<'_, f32>) {

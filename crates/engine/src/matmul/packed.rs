@@ -14,7 +14,7 @@
 use super::blocks::{self, Blocks};
 use super::kernels::Kernel;
 use super::packing::Lines;
-use super::{Map, Output, Product, Right, Shared};
+use super::{Map, Matrix, Output, PackedRight, Product, Right};
 use crate::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -27,44 +27,18 @@ const PACKED: usize = 1 << 22;
 /// Columns of C that are finished together: they are still in a near cache.
 const STRIP: usize = 128;
 
-/// B packed for a kernel, to be multiplied with many times.
-pub struct PackedRight {
-    panels: Buffer<f32>,
-    rows: usize,
-    cols: usize,
-    /// Columns of the kernel that it is packed for.
-    width: usize,
-}
-
-impl PackedRight {
-    /// Packs a matrix whole.
-    pub(super) fn new<K: Kernel>(b: &super::Matrix<'_, f32>) -> Self {
-        let (k, n) = (b.rows, b.cols);
-        let mut panels = Buffer::any(k * n.next_multiple_of(K::COLS));
-        let to = Ptr(panels.as_mut_ptr());
-        let job = Packing {
-            lines: Lines::columns(b),
-            cols: 0..n,
-            slices: blocks::slices(0..k, k),
-            width: K::COLS,
-            map: None,
-        };
-        let at_once = rayon::current_num_threads() > 1 && k * n > SEQUENTIAL;
-        // SAFETY: the panels are as many as the buffer was made for, each
-        // written by one task.
-        let pack = Shared(|i| unsafe { job.pack(i, to) });
-        if at_once {
-            (0..job.count()).into_par_iter().with_min_len(4).for_each(|i| pack.call(i));
-        } else {
-            (0..job.count()).for_each(|i| pack.call(i));
-        }
-        Self { panels, rows: k, cols: n, width: K::COLS }
+/// Packs a matrix whole, on the calling thread: it may hold a lock.
+pub(super) fn pack<K: Kernel>(b: &Matrix<'_, f32>) -> PackedRight {
+    let (k, n) = (b.rows, b.cols);
+    let mut panels = Buffer::any(k * n.next_multiple_of(K::COLS));
+    let to = Ptr(panels.as_mut_ptr());
+    let slices = blocks::slices(0..k, k);
+    let job = Packing { lines: Lines::columns(b), cols: 0..n, slices, width: K::COLS, map: None };
+    for i in 0..job.count() {
+        // SAFETY: the buffer was made for all panels.
+        unsafe { job.pack(i, to) };
     }
-
-    /// Rows and columns of the matrix.
-    pub(super) fn shape(&self) -> (usize, usize) {
-        (self.rows, self.cols)
-    }
+    PackedRight { panels, rows: k, cols: n, width: K::COLS }
 }
 
 #[derive(Clone, Copy)]

@@ -6,10 +6,7 @@
 //! one run of memory from its begin to its end.
 
 use super::Matrix;
-use std::arch::x86_64::{
-    _MM_HINT_T0, _mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_prefetch, _mm_storeu_ps, _mm_unpackhi_ps,
-    _mm_unpacklo_ps,
-};
+use std::arch::x86_64::{_mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps, _mm_unpackhi_ps, _mm_unpacklo_ps};
 
 /// Lines of a matrix as the packing sees them: element `p` of line `i` is at
 /// `data[i * line + p * along]`.
@@ -79,17 +76,6 @@ impl Lines {
                     *panel.add(p * full + i) = *from.add(p * self.along);
                 }
             }
-        }
-    }
-
-    /// Asks for the first cache lines of what will be packed next.
-    ///
-    /// # Safety
-    /// The lines lie in the matrix.
-    pub(super) unsafe fn prefetch(self, (first, count): (usize, usize), from: usize) {
-        for i in 0..count {
-            // SAFETY: the caller's duty; a prefetch reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.data.add((first + i) * self.line + from * self.along).cast()) };
         }
     }
 }

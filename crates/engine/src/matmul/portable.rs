@@ -1,7 +1,7 @@
 //! The product for every processor and element: the `gemm` crate's, cut into
 //! fixed bands of rows.
 
-use super::{Map, Matrix, Output, Product, Right, Shared};
+use super::{Map, Matrix, Product, Right, Shared};
 use crate::{Buffer, Element};
 use rayon::prelude::*;
 

@@ -117,10 +117,11 @@ fn normal_cdf<E: Element>(x: E) -> E {
     E::of(0.5) * (E::ONE + (x * E::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
 }
 
-/// φ(x)
+/// Φ(x) + x·φ(x), φ being the density: the slope of GELU.
 #[inline(always)]
-fn normal_pdf<E: Element>(x: E) -> E {
-    (x * x * E::of(-0.5)).exp() * E::of(0.398_942_280_401_432_7)
+fn gelu_slope<E: Element>(x: E) -> E {
+    let (erf, exp) = (x * E::of(std::f64::consts::FRAC_1_SQRT_2)).erf_exp();
+    E::of(0.5) * (E::ONE + erf) + x * exp * E::of(0.398_942_280_401_432_7)
 }
 
 /// tanh(√(2/π)(x + 0.044715 x³))
@@ -131,7 +132,7 @@ fn gelu_inner<E: Element>(x: E) -> E {
 
 activations! {
     relu, relu_backward: |x| x.larger(E::ZERO), if x > E::ZERO { E::ONE } else { E::ZERO };
-    gelu, gelu_backward: |x| x * normal_cdf(x), normal_cdf(x) + x * normal_pdf(x);
+    gelu, gelu_backward: |x| x * normal_cdf(x), gelu_slope(x);
     gelu_tanh, gelu_tanh_backward: |x| E::of(0.5) * x * (E::ONE + gelu_inner(x)), {
         let t = gelu_inner(x);
         let slope = E::of(0.797_884_560_802_865_4) * (E::ONE + E::of(0.134_145) * x * x);

@@ -1,10 +1,11 @@
 //! The linear layer as one operation: product, bias and activation.
 
 use super::{Activation, activation, matrix, vector};
-use crate::matmul::{Matrix, Output, product};
-use crate::parallel::{reduce_rows, rows_mut, rows_mut2};
+use crate::matmul::{Matrix, Output, Product, Right};
+use crate::parallel::{reduce_rows, rows_mut};
 use crate::simd::vectorised;
-use crate::{Element, EngineError, Result, Tape, Tensor, Var};
+use crate::tape::Handle;
+use crate::{Element, EngineError, Gradients, Result, Tape, Tensor, Var};
 
 /// y = f(x·Wᵀ + b).
 ///
@@ -20,34 +21,17 @@ pub fn linear<E: Element>(
     bias: Option<&Var<E>>,
     activation: Activation,
 ) -> Result<Var<E>> {
-    let (rows, inputs) = matrix("linear", "x", x)?;
-    let (outputs, expected) = matrix("linear", "weight", weight)?;
-    if inputs != expected {
-        return Err(EngineError::shape("linear", "x", format!("[rows, {expected}]"), x.shape()));
-    }
-    if let Some(b) = bias {
-        vector("linear", "bias", b, outputs)?;
-    }
-    let mut value = Tensor::any(&[rows, outputs]);
-    product(
-        Matrix::dense(x.data(), rows, inputs),
-        Matrix::dense(weight.data(), outputs, inputs).transposed(),
-        Output::dense(value.data_mut(), rows, outputs),
-        false,
-    );
-    let mut involved = vec![x, weight];
-    involved.extend(bias);
-    let records = tape.records(&involved);
+    let layer = Layer::new("linear", x, weight, bias)?;
+    let involved = involved(x, weight, bias);
+    let keeps_before = activation != Activation::Identity && tape.records(&involved);
+    let at_once = if keeps_before { Activation::Identity } else { activation };
+    let mut value = layer.forward(x, weight, bias, Activation::Identity, at_once);
     // The value before the activation is kept only where backward needs it.
-    let mut before = None;
-    if activation != Activation::Identity && records {
-        let mut after = Tensor::any(&[rows, outputs]);
-        bias_activate_apart(value.data_mut(), after.data_mut(), outputs, bias.map(Var::data), activation);
-        before = Some(std::mem::replace(&mut value, after));
-    } else {
-        bias_activate(value.data_mut(), outputs, bias.map(Var::data), activation);
-    }
-    let (hx, hw, hb) = (x.handle(), weight.handle(), bias.map(Var::handle));
+    let before = keeps_before.then(|| {
+        let after = activated(&value, activation);
+        std::mem::replace(&mut value, after)
+    });
+    let (hx, shared) = (x.handle(), (weight.handle(), bias.map(Var::handle)));
     // Of the two factors each is kept only for the gradient of the other: with a
     // frozen weight the input is freed, below the lowest trained layer the weight.
     let (x, weight) =
@@ -56,56 +40,167 @@ pub fn linear<E: Element>(
         if let Some(before) = before {
             activation::backward_in_place(activation, d.data_mut(), before.data());
         }
-        if let Some(hb) = hb.filter(|h| g.wants(*h)) {
-            g.add(hb, sum_rows(&d, outputs));
-        }
-        if let (Some(x), Some((mut dw, add))) = (&x, g.take(hw, &[outputs, inputs])) {
-            product(
-                Matrix::dense(d.data(), rows, outputs).transposed(),
-                Matrix::dense(x.data(), rows, inputs),
-                Output::dense(dw.data_mut(), outputs, inputs),
-                add,
-            );
-            g.put(hw, dw);
-        }
+        layer.shared_gradients(&d, x.as_ref(), Activation::Identity, shared, g);
         drop(x);
-        if let (Some(weight), Some((mut dx, add))) = (&weight, g.take(hx, &[rows, inputs])) {
-            product(
-                Matrix::dense(d.data(), rows, outputs),
-                Matrix::dense(weight.data(), outputs, inputs),
-                Output::dense(dx.data_mut(), rows, inputs),
-                add,
-            );
+        if let (Some(weight), Some((mut dx, add))) = (&weight, g.take(hx, &[layer.rows, layer.inputs])) {
+            layer.input_gradient(&d, weight, &mut dx).accumulating(add).run();
             g.put(hx, dx);
         }
         Ok(())
     }))
 }
 
-/// y ← f(y + b) in place.
-fn bias_activate<E: Element>(y: &mut [E], cols: usize, bias: Option<&[E]>, activation: Activation) {
-    if bias.is_none() && activation == Activation::Identity {
-        return;
-    }
-    let f = activation::forward_loop(activation);
-    rows_mut(y, cols, |_, part| {
-        if let Some(b) = bias {
-            add_bias(part, b);
+/// y = f(u)·Wᵀ + b: the activation of the layer before is applied where the
+/// product reads its input, so that f(u) never stands in memory.
+///
+/// `u` is `[rows, inputs]`, `weight` `[outputs, inputs]`, `bias` `[outputs]`;
+/// the result `[rows, outputs]`. Backward evaluates f anew.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn activated_linear<E: Element>(
+    tape: &Tape<E>,
+    u: &Var<E>,
+    activation: Activation,
+    weight: &Var<E>,
+    bias: Option<&Var<E>>,
+) -> Result<Var<E>> {
+    let layer = Layer::new("activated_linear", u, weight, bias)?;
+    let involved = involved(u, weight, bias);
+    let value = layer.forward(u, weight, bias, activation, Activation::Identity);
+    let (hu, shared) = (u.handle(), (weight.handle(), bias.map(Var::handle)));
+    let (u, weight) = (u.value().clone(), u.needs_gradient().then(|| weight.value().clone()));
+    Ok(tape.record(value, &involved, move |d, g| {
+        layer.shared_gradients(&d, Some(&u), activation, shared, g);
+        let dims = [layer.rows, layer.inputs];
+        if let (Some(weight), Some((known, add))) = (&weight, g.take(hu, &dims)) {
+            // f′ belongs to this product alone, not to a gradient known before.
+            let (mut du, known) = if add { (Tensor::any(&dims), Some(known)) } else { (known, None) };
+            let (slope, values) = (activation::backward_loop(activation), u.data());
+            let times_slope = |row: usize, col: usize, run: &mut [E]| {
+                slope(run, &values[row * layer.inputs + col..][..run.len()]);
+            };
+            layer.input_gradient(&d, weight, &mut du).finished_by(&times_slope).run();
+            match known {
+                Some(known) => {
+                    g.put(hu, known);
+                    g.add(hu, du);
+                }
+                None => g.put(hu, du),
+            }
         }
-        f(part);
-    });
+        Ok(())
+    }))
 }
 
-/// u ← u + b in place and y ← f(u).
-fn bias_activate_apart<E: Element>(u: &mut [E], y: &mut [E], cols: usize, bias: Option<&[E]>, activation: Activation) {
-    let f = activation::forward_loop(activation);
-    rows_mut2((u, cols), (y, cols), |_, u, y| {
-        if let Some(b) = bias {
-            add_bias(u, b);
-        }
-        y.copy_from_slice(u);
+fn involved<'a, E: Element>(x: &'a Var<E>, weight: &'a Var<E>, bias: Option<&'a Var<E>>) -> Vec<&'a Var<E>> {
+    let mut all = vec![x, weight];
+    all.extend(bias);
+    all
+}
+
+/// f(u), apart.
+fn activated<E: Element>(u: &Tensor<E>, activation: Activation) -> Tensor<E> {
+    let mut after = Tensor::any(u.dims());
+    let (f, u) = (activation::forward_loop(activation), u.data());
+    rows_mut(after.data_mut(), 1, |first, y| {
+        y.copy_from_slice(&u[first..][..y.len()]);
         f(y);
     });
+    after
+}
+
+/// The shape of a layer's work.
+#[derive(Clone, Copy)]
+struct Layer {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Layer {
+    fn new<E: Element>(op: &'static str, x: &Var<E>, weight: &Var<E>, bias: Option<&Var<E>>) -> Result<Self> {
+        let (rows, inputs) = matrix(op, "x", x)?;
+        let (outputs, expected) = matrix(op, "weight", weight)?;
+        if inputs != expected {
+            return Err(EngineError::shape(op, "x", format!("[rows, {expected}]"), x.shape()));
+        }
+        if let Some(b) = bias {
+            vector(op, "bias", b, outputs)?;
+        }
+        Ok(Self { rows, inputs, outputs })
+    }
+
+    /// after(before(x)·Wᵀ + b)
+    fn forward<E: Element>(
+        self,
+        x: &Var<E>,
+        weight: &Var<E>,
+        bias: Option<&Var<E>>,
+        before: Activation,
+        after: Activation,
+    ) -> Tensor<E> {
+        let mut value = Tensor::any(&[self.rows, self.outputs]);
+        let plain = Matrix::dense(weight.data(), self.outputs, self.inputs).transposed();
+        // A weight that nobody trains is packed once for all its products.
+        let packed = if weight.needs_gradient() { None } else { weight.value().packed_transpose() };
+        let (bias, activate) = (bias.map(Var::data), activation::forward_loop(after));
+        let finish = |_: usize, col: usize, run: &mut [E]| {
+            if let Some(bias) = bias {
+                add_bias(run, &bias[col..][..run.len()]);
+            }
+            activate(run);
+        };
+        let x = Matrix::dense(x.data(), self.rows, self.inputs);
+        let right = packed.map_or(Right::Plain(plain), Right::Packed);
+        let mut product = Product::with(x, right, Output::dense(value.data_mut(), self.rows, self.outputs));
+        if before != Activation::Identity {
+            product = product.left_mapped(activation::forward_loop(before));
+        }
+        if bias.is_some() || after != Activation::Identity {
+            product = product.finished_by(&finish);
+        }
+        product.run();
+        value
+    }
+
+    /// Adds the gradients of weight and bias: dᵀ·f(x) and the sum of d's rows.
+    fn shared_gradients<E: Element>(
+        self,
+        d: &Tensor<E>,
+        x: Option<&Tensor<E>>,
+        f: Activation,
+        (weight, bias): (Handle, Option<Handle>),
+        g: &mut Gradients<E>,
+    ) {
+        if let Some(bias) = bias.filter(|h| g.wants(*h)) {
+            g.add(bias, sum_rows(d, self.outputs));
+        }
+        let Self { rows, inputs, outputs } = self;
+        if let (Some(x), Some((mut dw, add))) = (x, g.take(weight, &[outputs, inputs])) {
+            let (d, x) = (Matrix::dense(d.data(), rows, outputs).transposed(), Matrix::dense(x.data(), rows, inputs));
+            let mut product = Product::new(d, x, Output::dense(dw.data_mut(), outputs, inputs)).accumulating(add);
+            if f != Activation::Identity {
+                product = product.right_mapped(activation::forward_loop(f));
+            }
+            product.run();
+            g.put(weight, dw);
+        }
+    }
+
+    /// d·W
+    fn input_gradient<'a, E: Element>(
+        self,
+        d: &'a Tensor<E>,
+        weight: &'a Tensor<E>,
+        dx: &'a mut Tensor<E>,
+    ) -> Product<'a, E> {
+        Product::new(
+            Matrix::dense(d.data(), self.rows, self.outputs),
+            Matrix::dense(weight.data(), self.outputs, self.inputs),
+            Output::dense(dx.data_mut(), self.rows, self.inputs),
+        )
+    }
 }
 
 /// The sum over rows of `[rows, cols]`: `[cols]`.
@@ -119,11 +214,9 @@ pub(crate) fn sum_rows<E: Element>(d: &Tensor<E>, cols: usize) -> Tensor<E> {
 }
 
 vectorised! {
-    fn add_bias<E>(rows: &mut [E], bias: &[E]) {
-        for row in rows.chunks_exact_mut(bias.len()) {
-            for (y, b) in row.iter_mut().zip(bias) {
-                *y += *b;
-            }
+    fn add_bias<E>(run: &mut [E], bias: &[E]) {
+        for (y, b) in run.iter_mut().zip(bias) {
+            *y += *b;
         }
     }
 }
@@ -160,6 +253,63 @@ mod tests {
             let b = linear(t, &v[0], &v[2], None, Activation::Silu)?;
             super::super::add(t, &a, &b)
         })
+    }
+
+    #[test]
+    fn an_activation_read_with_the_input_is_that_of_the_layer_before() -> Result<()> {
+        let inputs = [random(&[5, 4], "u"), random(&[3, 4], "w"), random(&[3], "b")];
+        for a in [Activation::Identity, Activation::Gelu, Activation::Sigmoid] {
+            gradients(&inputs, |t, v| activated_linear(t, &v[0], a, &v[1], Some(&v[2])))?;
+            // A second use of u: its gradients add up.
+            gradients(&inputs[..2], |t, v| {
+                let y = activated_linear(t, &v[0], a, &v[1], None)?;
+                let z = activated_linear(t, &v[0], Activation::Tanh, &v[1], None)?;
+                super::super::mul(t, &y, &z)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Large enough for several blocks and slices, with edges; f32 on the
+    /// packed product against the same operations in f64.
+    #[test]
+    fn fused_layers_agree_with_the_plain_ones_in_double_precision() -> Result<()> {
+        let (rows, inputs, outputs) = (333, 601, 77);
+        let wide = [random(&[rows, inputs], "x"), random(&[outputs, inputs], "w"), random(&[outputs], "b")];
+        let [x, w, b] = wide.map(Var::constant);
+        let narrow = [&x, &w, &b].map(|v| v.value().cast::<f32>());
+        let plain = {
+            let tape = Tape::<f64>::new();
+            let [x, w, b] = [&x, &w, &b].map(|v| tape.input(v.value().clone()));
+            let y = super::super::activate(&tape, &x, Activation::Gelu)?;
+            let y = linear(&tape, &y, &w, Some(&b), Activation::Identity)?;
+            let value = y.value().clone();
+            let g = tape.backward_from(&y, value.clone())?;
+            [Some(&value), g.of(&x), g.of(&w), g.of(&b)].map(|t| t.expect("a gradient").clone())
+        };
+        let fused = {
+            let tape = Tape::<f32>::new();
+            let [x, w, b] = narrow.clone().map(|v| tape.input(v));
+            let y = activated_linear(&tape, &x, Activation::Gelu, &w, Some(&b))?;
+            let value = y.value().clone();
+            let g = tape.backward_from(&y, value.clone())?;
+            [Some(&value), g.of(&x), g.of(&w), g.of(&b)].map(|t| t.expect("a gradient").clone())
+        };
+        for (a, b) in plain.iter().zip(&fused) {
+            let scale = a.data().iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+            let worst = a.data().iter().zip(b.data()).fold(0.0_f64, |m, (x, y)| m.max((x - f64::from(*y)).abs()));
+            assert!(worst < 2e-6 * scale, "{worst} of {scale}");
+        }
+        // A weight that nobody trains is packed, and an activation finished at once.
+        let tape = Tape::inference();
+        let [x, w, b] = narrow.map(Var::constant);
+        let y = linear(&tape, &x, &w, Some(&b), Activation::Gelu)?;
+        let again = linear(&tape, &x, &w, Some(&b), Activation::Gelu)?;
+        let apart =
+            super::super::activate(&tape, &linear(&tape, &x, &w, Some(&b), Activation::Identity)?, Activation::Gelu)?;
+        assert_eq!(y.data(), again.data());
+        assert_eq!(y.data(), apart.data());
+        Ok(())
     }
 
     #[test]

@@ -358,14 +358,17 @@ impl Block {
 
     fn feed_forward(&self, cx: &Context<'_>, x: &Var) -> Result<Var> {
         let activation = Activation::from(self.config.activation);
-        let inner = match &self.gate {
+        let y = match &self.gate {
             Some(gate) => {
                 let (gate, up) = (gate.forward(cx, x)?, self.up.forward(cx, x)?);
-                ops::gated(cx.tape, &gate, &up, activation)?
+                self.down.forward(cx, &ops::gated(cx.tape, &gate, &up, activation)?)?
             }
-            None => self.up.forward_with(cx, x, activation)?,
+            // In training the value before the activation is kept anyway, and
+            // the one after it need not be; in inference it is the other way.
+            None if cx.tape.is_recording() => self.down.forward_activated(cx, &self.up.forward(cx, x)?, activation)?,
+            None => self.down.forward(cx, &self.up.forward_with(cx, x, activation)?)?,
         };
-        cx.beside(&self.down, x, self.down.forward(cx, &inner)?)
+        cx.beside(&self.down, x, y)
     }
 
     /// Dropout and stochastic depth on a sublayer's output.

@@ -2,7 +2,7 @@
 
 use crate::adapters::Plain;
 use crate::{Context, Result};
-use sensorium_engine::{Activation, Builder, Init, ParamId, Var};
+use sensorium_engine::{Activation, Builder, Init, ParamId, Var, ops};
 
 /// y = f(x·Wᵀ + b), changed by what an adapter attaches to it.
 #[derive(Debug, Clone)]
@@ -48,6 +48,18 @@ impl Linear {
             None => plain.forward(cx, activation),
             Some(site) => site.linear(cx, &plain, activation),
         }
+    }
+
+    /// f(u)·Wᵀ + b; where a gradient will be wanted, f(u) never stands in memory.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward_activated(&self, cx: &Context<'_>, u: &Var, activation: Activation) -> Result<Var> {
+        if cx.site(self.weight).is_some() {
+            return self.forward(cx, &ops::activate(cx.tape, u, activation)?);
+        }
+        let bias = self.bias.map(|b| cx.param(b));
+        Ok(ops::activated_linear(cx.tape, u, activation, &cx.param(self.weight), bias.as_ref())?)
     }
 
     /// Its weight, under which adapters are attached to it.
