@@ -75,7 +75,7 @@ pub fn cross_entropy<E: Element>(
     }))
 }
 
-fn check(
+pub(super) fn check(
     op: &'static str,
     rows: usize,
     classes: usize,

@@ -27,6 +27,7 @@ mod segments;
 mod softmax;
 mod unfold;
 mod unfold_2d;
+mod vocabulary_cross_entropy;
 mod weight_norm;
 
 pub use activation::{Activation, activate};
@@ -51,6 +52,7 @@ pub use scale_rows::{mul_vector, scale_rows, segment_weighted_sum};
 pub use softmax::{log_softmax, segment_softmax, softmax};
 pub use unfold::{unfold_1d, unfold_patches};
 pub use unfold_2d::unfold_2d;
+pub use vocabulary_cross_entropy::vocabulary_cross_entropy;
 pub use weight_norm::weight_norm;
 
 use crate::{Element, EngineError, Result, Var};
