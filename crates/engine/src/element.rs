@@ -75,6 +75,8 @@ pub trait Element:
     fn pack(_right: &crate::matmul::Matrix<'_, Self>) -> Option<crate::matmul::PackedRight> {
         None
     }
+    /// The innermost loops of attention on this processor.
+    fn attention() -> &'static crate::ops::AttentionKernels<Self>;
 }
 
 static POOL_F32: Pool<f32> = Pool::new();
@@ -185,6 +187,9 @@ impl Element for f32 {
     fn pack(right: &crate::matmul::Matrix<'_, Self>) -> Option<crate::matmul::PackedRight> {
         crate::matmul::pack_f32(right)
     }
+    fn attention() -> &'static crate::ops::AttentionKernels<Self> {
+        crate::ops::attention_kernels_f32()
+    }
 }
 
 impl Element for f64 {
@@ -256,6 +261,9 @@ impl Element for f64 {
     }
     fn product(product: crate::matmul::Product<'_, Self>) {
         crate::matmul::product_portable(product);
+    }
+    fn attention() -> &'static crate::ops::AttentionKernels<Self> {
+        crate::ops::attention_kernels_portable()
     }
 }
 

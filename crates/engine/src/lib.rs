@@ -38,6 +38,7 @@ mod random;
 mod simd;
 mod tape;
 mod tensor;
+mod vector;
 
 pub use buffer::{Buffer, memory_in_use};
 pub use element::Element;

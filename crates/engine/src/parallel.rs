@@ -95,6 +95,73 @@ pub(crate) fn reduce_rows<E: Element>(
     }
 }
 
+/// A place that tasks write to, each its own part of it.
+pub(crate) struct Shared<T>(*mut T);
+
+impl<T> Shared<T> {
+    /// The place of a slice, for as long as the caller keeps it borrowed.
+    pub fn new(slice: &mut [T]) -> Self {
+        Self(slice.as_mut_ptr())
+    }
+
+    /// The place of one element.
+    ///
+    /// # Safety
+    /// The slice is still there and longer than `index`.
+    pub unsafe fn at(self, index: usize) -> *mut T {
+        // SAFETY: the caller's duty.
+        unsafe { self.0.add(index) }
+    }
+
+    /// A part of the slice.
+    ///
+    /// # Safety
+    /// As [`Shared::at`] for all `len` elements from `first` on, and nobody
+    /// else touches them meanwhile.
+    pub unsafe fn slice<'a>(self, first: usize, len: usize) -> &'a mut [T] {
+        // SAFETY: the caller's duty.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(first), len) }
+    }
+}
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Shared<T> {}
+// SAFETY: every use is unsafe and promises to touch its own part alone.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+/// Calls `f` on tasks of very different costs, the largest first, on all
+/// threads, or on this one if all together cost less than `alone`. Each thread
+/// brings one `S` with it.
+pub(crate) fn largest_first<T: Sync, S>(
+    mut tasks: Vec<(usize, T)>,
+    alone: usize,
+    make: impl Fn() -> S + Sync,
+    f: impl Fn(&mut S, &T) + Sync,
+) {
+    let cost: usize = tasks.iter().map(|t| t.0).sum();
+    let threads = if cost < alone { 1 } else { rayon::current_num_threads().min(tasks.len()) };
+    if threads > 1 {
+        tasks.sort_by_key(|t| std::cmp::Reverse(t.0));
+    }
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = |_| {
+        let mut own = None;
+        while let Some((_, task)) = tasks.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            f(own.get_or_insert_with(&make), task);
+        }
+    };
+    if threads > 1 {
+        (0..threads).into_par_iter().with_max_len(1).for_each(work);
+    } else {
+        work(0);
+    }
+}
+
 /// Runs `f` with `threads` worker threads (0: one per core).
 ///
 /// The global pool is set once for the program; this is for tests and for

@@ -19,7 +19,7 @@ pub fn gated<E: Element>(tape: &Tape<E>, gate: &Var<E>, up: &Var<E>, activation:
         let end = first + part.len();
         part.copy_from_slice(&from[first..end]);
         f(part);
-        multiply(part, &with[first..end]);
+        multiply_row(part, &with[first..end]);
     });
     let (hg, hu) = (gate.handle(), up.handle());
     let (gate_value, up_value) = (gate.value().clone(), up.value().clone());
@@ -34,13 +34,13 @@ pub fn gated<E: Element>(tape: &Tape<E>, gate: &Var<E>, up: &Var<E>, activation:
                 let range = first..first + du.len();
                 du.copy_from_slice(&gate[range.clone()]);
                 f(du);
-                multiply(du, d);
-                multiply(d, &up[range.clone()]);
+                multiply_row(du, d);
+                multiply_row(d, &up[range.clone()]);
                 slope(d, &gate[range]);
             }),
             (true, false) => rows_mut(d.data_mut(), 1, |first, d| {
                 let range = first..first + d.len();
-                multiply(d, &up[range.clone()]);
+                multiply_row(d, &up[range.clone()]);
                 slope(d, &gate[range]);
             }),
             _ => {
@@ -49,7 +49,7 @@ pub fn gated<E: Element>(tape: &Tape<E>, gate: &Var<E>, up: &Var<E>, activation:
                     let range = first..first + du.len();
                     du.copy_from_slice(&gate[range.clone()]);
                     f(du);
-                    multiply(du, &d[range]);
+                    multiply_row(du, &d[range]);
                 });
             }
         }
@@ -65,7 +65,7 @@ pub fn gated<E: Element>(tape: &Tape<E>, gate: &Var<E>, up: &Var<E>, activation:
 
 vectorised! {
     /// out ← out · x
-    fn multiply<E>(out: &mut [E], x: &[E]) {
+    pub(crate) fn multiply_row<E>(out: &mut [E], x: &[E]) {
         for (o, x) in out.iter_mut().zip(x) {
             *o *= *x;
         }

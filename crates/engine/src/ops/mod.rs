@@ -55,6 +55,10 @@ pub use unfold_2d::unfold_2d;
 pub use vocabulary_cross_entropy::vocabulary_cross_entropy;
 pub use weight_norm::weight_norm;
 
+pub(crate) use attention::{
+    Kernels as AttentionKernels, kernels_f32 as attention_kernels_f32, kernels_portable as attention_kernels_portable,
+};
+
 use crate::{Element, EngineError, Result, Var};
 
 /// Requires a `[rows, cols]` value and returns both.

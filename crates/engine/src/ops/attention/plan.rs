@@ -1,0 +1,410 @@
+//! What both passes of attention need to know beside the tensors.
+
+use super::kernels::{Kernels, Product};
+use super::{Attention, Places, RelativeBias};
+use crate::ops::loops::add_row;
+use crate::ops::matrix;
+use crate::simd::vectorised;
+use crate::{Element, EngineError, Offsets, Random, Result, Var};
+use std::ops::Range;
+
+/// Scores that stand at once, unless a few rows are more: they stay in the
+/// caches nearest to a core, twice over in backward.
+const SCORES: usize = 8192;
+
+/// Keys whose dropout is decided together: sixteen positions of eight halves
+/// of a random word.
+const DROPPED: usize = 128;
+
+pub(super) struct Plan<E: Element> {
+    pub kernels: &'static Kernels<E>,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub queries: Offsets,
+    pub keys: Offsets,
+    /// Width of a head of queries and keys, and of values.
+    pub dim: usize,
+    pub value_dim: usize,
+    pub scale: E,
+    pub bias: Option<Bias<E>>,
+    pub dropout: Option<Dropout>,
+    causal: bool,
+    window: Option<usize>,
+}
+
+/// The bias by distance.
+pub(super) struct Bias<E> {
+    /// `[heads, distances]`
+    by_distance: Vec<E>,
+    pub distances: usize,
+    zero: usize,
+    places: Option<Places>,
+}
+
+/// Which weights are dropped.
+#[derive(Clone, Copy)]
+pub(super) struct Dropout {
+    /// Of 2¹⁶.
+    below: u32,
+    random: Random,
+}
+
+/// Some queries of one head in one segment, and the keys that any of them
+/// sees.
+#[derive(Clone)]
+pub(super) struct Block {
+    pub segment: usize,
+    pub head: usize,
+    /// The first query, counted within the segment, and how many.
+    pub first: usize,
+    pub count: usize,
+    /// The keys, from a multiple of the lanes to a multiple of them.
+    pub span: Range<usize>,
+}
+
+impl<E: Element> Plan<E> {
+    pub fn new(
+        (q, k, v): (&Var<E>, &Var<E>, &Var<E>),
+        (queries, keys): (&Offsets, &Offsets),
+        config: &Attention,
+        bias: Option<&RelativeBias<'_, E>>,
+    ) -> Result<Self> {
+        const OP: &str = "attention";
+        let ((q_rows, q_cols), (k_rows, k_cols), (v_rows, v_cols)) =
+            (matrix(OP, "queries", q)?, matrix(OP, "keys", k)?, matrix(OP, "values", v)?);
+        let Attention { heads, kv_heads, scale, .. } = *config;
+        if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 || q_cols % heads != 0 || v_cols % kv_heads != 0 {
+            return Err(EngineError::setting(
+                OP,
+                format!("{heads} query heads and {kv_heads} key heads do not divide {q_cols} and {v_cols} columns"),
+            ));
+        }
+        let dim = q_cols / heads;
+        if k_cols != dim * kv_heads {
+            return Err(EngineError::shape(OP, "keys", format!("[rows, {}]", dim * kv_heads), k.shape()));
+        }
+        if v_rows != k_rows {
+            return Err(EngineError::shape(OP, "values", format!("[{k_rows}, cols]"), v.shape()));
+        }
+        queries.expect_rows(OP, q_rows)?;
+        keys.expect_rows(OP, k_rows)?;
+        if queries.segments() != keys.segments() {
+            return Err(EngineError::Offsets {
+                op: OP,
+                problem: format!("cut {} segments of queries but {} of keys", queries.segments(), keys.segments()),
+            });
+        }
+        Ok(Self {
+            kernels: E::attention(),
+            heads,
+            kv_heads,
+            queries: queries.clone(),
+            keys: keys.clone(),
+            dim,
+            value_dim: v_cols / kv_heads,
+            scale: E::of(scale.unwrap_or(1.0 / (dim as f64).sqrt())),
+            bias: bias.map(|b| Bias::new(b, heads, (queries, keys))).transpose()?,
+            dropout: config.dropout.map(|(p, random)| Dropout::new(p, random)).transpose()?,
+            causal: config.causal,
+            window: config.window,
+        })
+    }
+
+    /// The heads of queries that share a head of keys.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    pub fn padded(&self, len: usize) -> usize {
+        len.next_multiple_of(self.kernels.lanes)
+    }
+
+    /// Query rows whose scores stand at once for a number of keys.
+    pub fn block_rows(&self, keys: usize) -> usize {
+        (SCORES / self.padded(keys).max(1)).clamp(16, 128) / 8 * 8
+    }
+
+    /// The queries `range` of a head in blocks.
+    pub fn blocks(&self, segment: usize, head: usize, range: Range<usize>) -> impl Iterator<Item = Block> {
+        let (n, m) = (self.queries.length(segment), self.keys.length(segment));
+        let rows = self.block_rows(m);
+        let end = range.end;
+        range.step_by(rows).map(move |first| {
+            let count = rows.min(end - first);
+            // Later queries see from and to later keys.
+            let (from, to) = (self.visible(n, m, first).start, self.visible(n, m, first + count - 1).end);
+            let from = from / self.kernels.lanes * self.kernels.lanes;
+            Block { segment, head, first, count, span: from..self.padded(to).max(from) }
+        })
+    }
+
+    /// Where query `i` of `queries` stands among `keys`.
+    fn place(&self, queries: usize, keys: usize, i: usize) -> isize {
+        if self.causal { (i + keys) as isize - queries as isize } else { i as isize }
+    }
+
+    /// Which of `keys` query `i` of `queries` sees.
+    fn visible(&self, queries: usize, keys: usize, i: usize) -> Range<usize> {
+        let place = self.place(queries, keys, i);
+        let within = |end: isize| end.clamp(0, keys as isize) as usize;
+        // A window as wide as everything hides nothing.
+        let reach = self.window.unwrap_or(usize::MAX).min(queries + keys) as isize;
+        let end = within(place + 1 + if self.causal { 0 } else { reach });
+        within(place - reach).min(end)..end
+    }
+
+    /// scale · Q·Kᵀ + bias at `[count, span]`, −∞ where a query does not see.
+    ///
+    /// `q` holds the block's queries, scaled, `stride` apart; `keys` all keys
+    /// transposed, `[dim, padded keys]`.
+    pub fn scores(&self, block: &Block, q: &[E], stride: usize, keys: &[E], scores: &mut [E]) {
+        let (n, m) = (self.queries.length(block.segment), self.keys.length(block.segment));
+        let (cols, padded) = (block.span.len(), self.padded(m));
+        multiply(
+            self.kernels,
+            (block.count, cols, self.dim),
+            (q, stride, 1),
+            (&keys[block.span.start..], padded),
+            (scores, cols),
+            false,
+        );
+        for (i, row) in scores[..block.count * cols].chunks_exact_mut(cols.max(1)).enumerate() {
+            if let Some(bias) = &self.bias {
+                let known = block.span.end.min(m) - block.span.start;
+                let i = block.first + i;
+                bias.add(block.head, (i, self.place(n, m, i)), block.span.start, &mut row[..known]);
+            }
+            let seen = self.visible(n, m, block.first + i);
+            let (from, to) = (seen.start - block.span.start.min(seen.start), seen.end.max(block.span.start));
+            row[..from.min(cols)].fill(E::NEG_INFINITY);
+            row[to - block.span.start..].fill(E::NEG_INFINITY);
+        }
+    }
+
+    /// Adds the gradients of a block's scores to those of the biases by
+    /// distance.
+    pub fn add_bias_gradients(&self, block: &Block, gradients: &[E], sums: &mut [E]) {
+        let Some(bias) = &self.bias else { return };
+        let (n, m) = (self.queries.length(block.segment), self.keys.length(block.segment));
+        let (cols, known) = (block.span.len(), block.span.end.min(m) - block.span.start.min(m));
+        for (i, row) in gradients[..block.count * cols].chunks_exact(cols.max(1)).enumerate() {
+            let i = block.first + i;
+            bias.add_gradients((i, self.place(n, m, i)), block.span.start, &row[..known], sums);
+        }
+    }
+
+    /// What dropout multiplies the weights of query row `row` in `span` by.
+    pub fn mask<'a>(&self, row: usize, head: usize, span: &Range<usize>, into: &'a mut [E]) -> Option<&'a [E]> {
+        let dropout = self.dropout?;
+        let (first, last) = (span.start / DROPPED, span.end.div_ceil(DROPPED));
+        let position = (((row * self.heads + head) as u64) << 24) + first as u64 * 16;
+        let all = &mut into[..(last - first) * DROPPED];
+        mask_loop(all, position, dropout.below, E::of(dropout.factor()), dropout.random);
+        Some(&all[span.start - first * DROPPED..][..span.len()])
+    }
+
+    /// The room for [`Plan::mask`] over so many keys.
+    pub fn mask_room(&self, keys: usize) -> usize {
+        if self.dropout.is_some() { self.padded(keys).next_multiple_of(DROPPED) + DROPPED } else { 0 }
+    }
+}
+
+impl<E: Element> Bias<E> {
+    fn new(b: &RelativeBias<'_, E>, heads: usize, (queries, keys): (&Offsets, &Offsets)) -> Result<Self> {
+        const OP: &str = "attention";
+        let entries = b.table.rows();
+        if b.table.cols() != heads || b.zero >= b.entries.len() || b.entries.iter().any(|e| *e as usize >= entries) {
+            return Err(EngineError::shape(OP, "bias table", format!("[entries, {heads}]"), b.table.shape()));
+        }
+        if b.places.as_ref().is_some_and(|(q, k)| q.len() < queries.longest() || k.len() < keys.longest()) {
+            return Err(EngineError::setting(OP, "fewer places for the bias than tokens in a segment"));
+        }
+        let data = b.table.data();
+        let by_distance = (0..heads).flat_map(|h| b.entries.iter().map(move |e| data[*e as usize * heads + h]));
+        Ok(Self {
+            by_distance: by_distance.collect(),
+            distances: b.entries.len(),
+            zero: b.zero,
+            places: b.places.clone(),
+        })
+    }
+
+    /// The distance of key `j` from `place`, as an index.
+    fn distance(&self, j: usize, place: isize) -> usize {
+        ((self.zero + j) as isize - place).clamp(0, self.distances as isize - 1) as usize
+    }
+
+    /// Of `len` keys from `first` on: how many lie before the first distance,
+    /// and where those from the last one on begin.
+    fn within(&self, place: isize, first: usize, len: usize) -> (usize, usize) {
+        let start = place - (self.zero + first) as isize;
+        let before = start.clamp(0, len as isize) as usize;
+        (before, (start + self.distances as isize).clamp(before as isize, len as isize) as usize)
+    }
+
+    /// Adds the biases of keys from `first` on to the scores of query `i`,
+    /// which stands at `place` where nothing else is said.
+    fn add(&self, head: usize, (i, place): (usize, isize), first: usize, row: &mut [E]) {
+        let table = &self.by_distance[head * self.distances..][..self.distances];
+        if let Some((queries, keys)) = &self.places {
+            for (s, key) in row.iter_mut().zip(&keys[first..]) {
+                *s += table[self.distance(*key as usize, queries[i] as isize)];
+            }
+            return;
+        }
+        let (before, after) = self.within(place, first, row.len());
+        row[..before].iter_mut().for_each(|s| *s += table[0]);
+        if before < after {
+            add_row(&mut row[before..after], &table[self.distance(first + before, place)..]);
+        }
+        row[after..].iter_mut().for_each(|s| *s += table[self.distances - 1]);
+    }
+
+    /// The reverse of [`Bias::add`].
+    fn add_gradients(&self, (i, place): (usize, isize), first: usize, row: &[E], sums: &mut [E]) {
+        if let Some((queries, keys)) = &self.places {
+            for (d, key) in row.iter().zip(&keys[first..]) {
+                sums[self.distance(*key as usize, queries[i] as isize)] += *d;
+            }
+            return;
+        }
+        let (before, after) = self.within(place, first, row.len());
+        row[..before].iter().for_each(|d| sums[0] += *d);
+        if before < after {
+            let at = self.distance(first + before, place);
+            add_row(&mut sums[at..at + after - before], &row[before..after]);
+        }
+        row[after..].iter().for_each(|d| sums[self.distances - 1] += *d);
+    }
+}
+
+impl Dropout {
+    fn new(probability: f64, random: Random) -> Result<Self> {
+        if !(0.0..1.0).contains(&probability) {
+            let problem = format!("dropout probability {probability} is not in [0, 1)");
+            return Err(EngineError::setting("attention", problem));
+        }
+        Ok(Self { below: ((probability * 65_536.0).round() as u32).min(65_535), random })
+    }
+
+    /// What kept weights are multiplied by.
+    fn factor(self) -> f64 {
+        65_536.0 / (65_536.0 - f64::from(self.below))
+    }
+}
+
+/// C (+)= A·B with the bounds checked: `(rows, cols, depth)`, A with the
+/// strides of its rows and within them, B and C with those of their rows.
+pub(super) fn multiply<E: Element>(
+    kernels: &Kernels<E>,
+    (rows, cols, depth): (usize, usize, usize),
+    a: (&[E], usize, usize),
+    b: (&[E], usize),
+    c: (&mut [E], usize),
+    add: bool,
+) {
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let reach = |rows: usize, stride: usize, len: usize| (rows.max(1) - 1) * stride + len;
+    assert!(cols.is_multiple_of(kernels.lanes) && c.1 >= cols, "rows are padded");
+    assert!(reach(rows, c.1, cols) <= c.0.len(), "C reaches beyond its data");
+    assert!(depth == 0 || reach(depth, b.1, cols) <= b.0.len(), "B reaches beyond its data");
+    assert!(depth == 0 || reach(rows, a.1, reach(depth, a.2, 1)) <= a.0.len(), "A reaches beyond its data");
+    // SAFETY: all that the product reads and writes was checked above.
+    unsafe {
+        (kernels.product)(Product {
+            rows,
+            cols,
+            depth,
+            a: a.0.as_ptr(),
+            a_strides: (a.1, a.2),
+            b: b.0.as_ptr(),
+            b_stride: b.1,
+            c: c.0.as_mut_ptr(),
+            c_stride: c.1,
+            add,
+        });
+    }
+}
+
+/// One head's columns of `[rows, heads · dim]`.
+#[derive(Clone, Copy)]
+pub(super) struct Columns {
+    pub head: usize,
+    pub heads: usize,
+    pub dim: usize,
+}
+
+impl Columns {
+    pub fn of<E>(self, x: &[E], row: usize) -> &[E] {
+        &x[(row * self.heads + self.head) * self.dim..][..self.dim]
+    }
+
+    /// to ← factor · the rows, each `padded` long, zeros at its end.
+    pub fn copy<E: Element>(self, x: &[E], rows: Range<usize>, factor: E, to: &mut [E], padded: usize) {
+        for (row, to) in rows.zip(to.chunks_exact_mut(padded.max(1))) {
+            let (own, rest) = to.split_at_mut(self.dim);
+            for (t, x) in own.iter_mut().zip(self.of(x, row)) {
+                *t = *x * factor;
+            }
+            rest.fill(E::ZERO);
+        }
+    }
+
+    /// to ← the rows as columns, `[dim, padded]`, zeros at the ends.
+    pub fn transpose<E: Element>(self, x: &[E], rows: Range<usize>, to: &mut [E], padded: usize) {
+        let (count, stride) = (rows.len(), self.heads * self.dim);
+        let whole = count / 4 * 4;
+        for i in (0..whole).step_by(4) {
+            let four = [0, 1, 2, 3].map(|r| self.of(x, rows.start + i + r));
+            for d in 0..self.dim {
+                let to = &mut to[d * padded + i..][..4];
+                for (t, row) in to.iter_mut().zip(four) {
+                    *t = row[d];
+                }
+            }
+        }
+        debug_assert!(count == 0 || (rows.end - 1) * stride < x.len());
+        for d in 0..self.dim {
+            let line = &mut to[d * padded..][..padded];
+            for i in whole..count {
+                line[i] = self.of(x, rows.start + i)[d];
+            }
+            line[count..].fill(E::ZERO);
+        }
+    }
+}
+
+vectorised! {
+    /// Key k of a group of 128 takes half k / 16 of position k mod 16: the
+    /// sixteen positions are made side by side in vector code.
+    fn mask_loop<E>(mask: &mut [E], first: u64, below: u32, factor: E, random: Random) {
+        for (n, group) in mask.chunks_exact_mut(DROPPED).enumerate() {
+            let start = first + n as u64 * 16;
+            let mut words = [[0_u32; 16]; 4];
+            for i in 0..16 {
+                let block = random.block(start + i as u64);
+                for (w, b) in words.iter_mut().zip(block) {
+                    w[i] = b;
+                }
+            }
+            for (pair, words) in group.chunks_exact_mut(32).zip(&words) {
+                let (low, high) = pair.split_at_mut(16);
+                for ((l, h), w) in low.iter_mut().zip(high).zip(words) {
+                    *l = if w & 0xffff >= below { factor } else { E::ZERO };
+                    *h = if w >> 16 >= below { factor } else { E::ZERO };
+                }
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// out ← factor · x for the rows of a block.
+    pub(super) fn scale_into<E>(out: &mut [E], x: &[E], factor: E) {
+        for (o, x) in out.iter_mut().zip(x) {
+            *o = *x * factor;
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Attention against its definition.
+
+use super::*;
+use crate::check::{gradients, random};
+use crate::with_threads;
+
+/// The definition, one score at a time.
+fn naive(
+    [q, k, v]: [&Tensor<f64>; 3],
+    (queries, keys): (&Offsets, &Offsets),
+    c: &Attention,
+    bias: impl Fn(usize, usize, usize) -> f64,
+) -> Vec<f64> {
+    let (dim, value_dim) = (q.dims()[1] / c.heads, v.dims()[1] / c.kv_heads);
+    let mut out = vec![0.0; q.dims()[0] * c.heads * value_dim];
+    for (qs, ks) in queries.ranges().zip(keys.ranges()) {
+        for h in 0..c.heads {
+            let g = h / (c.heads / c.kv_heads);
+            for i in 0..qs.len() {
+                let place = if c.causal { i as i64 + ks.len() as i64 - qs.len() as i64 } else { i as i64 };
+                let sees = |j: usize| {
+                    (!c.causal || j as i64 <= place)
+                        && c.window.is_none_or(|w| (j as i64 - place).unsigned_abs() <= w as u64)
+                };
+                let score = |j: usize| -> f64 {
+                    let s: f64 = (0..dim)
+                        .map(|x| {
+                            q.data()[(qs.start + i) * c.heads * dim + h * dim + x]
+                                * k.data()[(ks.start + j) * c.kv_heads * dim + g * dim + x]
+                        })
+                        .sum();
+                    (s * c.scale.unwrap_or(1.0 / (dim as f64).sqrt()) + bias(h, i, j)).exp()
+                };
+                let total: f64 = (0..ks.len()).filter(|j| sees(*j)).map(score).sum();
+                for x in 0..value_dim {
+                    out[(qs.start + i) * c.heads * value_dim + h * value_dim + x] = (0..ks.len())
+                        .filter(|j| sees(*j))
+                        .map(|j| {
+                            score(j) / total * v.data()[(ks.start + j) * c.kv_heads * value_dim + g * value_dim + x]
+                        })
+                        .sum();
+                }
+            }
+        }
+    }
+    out
+}
+
+fn forms() -> Vec<(Attention, Offsets, Offsets)> {
+    let plain = Attention::new(2);
+    let own = Offsets::from_lengths([3, 0, 1, 4]);
+    let cross = Offsets::from_lengths([2, 3, 0, 5]);
+    vec![
+        (plain.clone(), own.clone(), own.clone()),
+        (Attention { causal: true, ..plain.clone() }, own.clone(), own.clone()),
+        (Attention { kv_heads: 1, scale: Some(0.3), ..plain.clone() }, own.clone(), own.clone()),
+        (plain.clone(), own.clone(), cross.clone()),
+        (Attention { causal: true, kv_heads: 1, ..plain.clone() }, own.clone(), cross.clone()),
+        (Attention { window: Some(1), ..plain.clone() }, own.clone(), own.clone()),
+        (Attention { window: Some(1), causal: true, ..plain.clone() }, own.clone(), own.clone()),
+        (Attention { window: Some(2), causal: true, kv_heads: 1, ..plain }, own, cross),
+    ]
+}
+
+fn inputs(c: &Attention, queries: &Offsets, keys: &Offsets) -> [Tensor<f64>; 3] {
+    [
+        random(&[queries.total(), c.heads * 3], "q"),
+        random(&[keys.total(), c.kv_heads * 3], "k"),
+        random(&[keys.total(), c.kv_heads * 2], "v"),
+    ]
+}
+
+#[test]
+fn values_are_those_of_the_definition() -> Result<()> {
+    for (c, queries, keys) in forms() {
+        let [q, k, v] = inputs(&c, &queries, &keys);
+        let want = naive([&q, &k, &v], (&queries, &keys), &c, |_, _, _| 0.0);
+        let tape = Tape::inference();
+        let [q, k, v] = [q, k, v].map(Var::constant);
+        let got = attention(&tape, (&q, &k, &v), (&queries, &keys), &c, None)?;
+        for (g, w) in got.data().iter().zip(&want) {
+            assert!((g - w).abs() < 1e-12, "{c:?}: {g} is not {w}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_match_finite_differences() -> Result<()> {
+    for (c, queries, keys) in forms() {
+        gradients(&inputs(&c, &queries, &keys), |t, x| {
+            attention(t, (&x[0], &x[1], &x[2]), (&queries, &keys), &c, None)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn dropout_is_the_same_in_both_passes() -> Result<()> {
+    let c = Attention { dropout: Some((0.4, Random::new(3))), ..Attention::new(2) };
+    let o = Offsets::from_lengths([5, 2]);
+    gradients(&inputs(&c, &o, &o), |t, x| attention(t, (&x[0], &x[1], &x[2]), (&o, &o), &c, None))
+}
+
+#[test]
+fn a_relative_bias_is_added_and_learned() -> Result<()> {
+    let (c, o) = (Attention::new(2), Offsets::from_lengths([4, 3]));
+    let entries: Arc<[u32]> = [0, 1, 2, 2, 3].into();
+    let table = random(&[4, 2], "table");
+    let [q, k, v] = inputs(&c, &o, &o);
+    let want = naive([&q, &k, &v], (&o, &o), &c, |h, i, j| {
+        let place = (j as i64 - i as i64 + 2).clamp(0, 4) as usize;
+        table.data()[entries[place] as usize * 2 + h]
+    });
+    let all = [q, k, v, table];
+    let run = |t: &Tape<f64>, x: &[Var<f64>]| {
+        let bias = RelativeBias { table: &x[3], entries: Arc::clone(&entries), zero: 2, places: None };
+        attention(t, (&x[0], &x[1], &x[2]), (&o, &o), &c, Some(&bias))
+    };
+    let got = run(&Tape::inference(), &all.clone().map(Var::constant))?;
+    for (g, w) in got.data().iter().zip(&want) {
+        assert!((g - w).abs() < 1e-12, "{g} is not {w}");
+    }
+    gradients(&all, run)
+}
+
+#[test]
+fn a_relative_bias_can_follow_places() -> Result<()> {
+    let (c, o) = (Attention::new(2), Offsets::from_lengths([3, 3]));
+    let table = random(&[7, 2], "table");
+    let [q, k, v] = inputs(&c, &o, &o);
+    let (at_q, at_k): (Vec<u32>, Vec<u32>) = (vec![2, 0, 1], vec![3, 1, 0]);
+    let want = naive([&q, &k, &v], (&o, &o), &c, |h, i, j| {
+        table.data()[(i64::from(at_k[j]) - i64::from(at_q[i]) + 3) as usize * 2 + h]
+    });
+    let all = [q, k, v, table];
+    let run = |t: &Tape<f64>, x: &[Var<f64>]| {
+        let places = Some((at_q.clone().into(), at_k.clone().into()));
+        let bias = RelativeBias { table: &x[3], entries: (0..7).collect(), zero: 3, places };
+        attention(t, (&x[0], &x[1], &x[2]), (&o, &o), &c, Some(&bias))
+    };
+    let got = run(&Tape::inference(), &all.clone().map(Var::constant))?;
+    for (g, w) in got.data().iter().zip(&want) {
+        assert!((g - w).abs() < 1e-12, "{g} is not {w}");
+    }
+    gradients(&all, run)
+}
+
+#[test]
+fn a_relative_bias_follows_new_queries_of_a_past() -> Result<()> {
+    let (c, whole) = (Attention { causal: true, ..Attention::new(2) }, Offsets::from_lengths([5]));
+    let table = Var::constant(random(&[5, 2], "table"));
+    let bias = RelativeBias { table: &table, entries: [0, 1, 2, 3, 4].into(), zero: 4, places: None };
+    let [q, k, v] = inputs(&c, &whole, &whole);
+    let last = Tensor::from_slice(&[2, 6], &q.data()[18..])?;
+    let [q, last, k, v] = [q, last, k, v].map(Var::constant);
+    let tape = Tape::inference();
+    let all = attention(&tape, (&q, &k, &v), (&whole, &whole), &c, Some(&bias))?;
+    let new = attention(&tape, (&last, &k, &v), (&Offsets::from_lengths([2]), &whole), &c, Some(&bias))?;
+    for (a, b) in all.data()[12..].iter().zip(new.data()) {
+        assert!((a - b).abs() < 1e-12, "{a} is not {b}");
+    }
+    Ok(())
+}
+
+#[test]
+fn long_segments_in_f32_follow_f64_and_threads_do_not_change_bits() -> Result<()> {
+    let c = Attention { causal: true, ..Attention::new(2) };
+    let o = Offsets::from_lengths([300, 17]);
+    let [q, k, v] = [random(&[317, 64], "q"), random(&[317, 64], "k"), random(&[317, 64], "v")];
+    let wide = {
+        let [q, k, v] = [&q, &k, &v].map(|t| Var::constant(t.clone()));
+        attention(&Tape::inference(), (&q, &k, &v), (&o, &o), &c, None)?
+    };
+    let run = |threads| {
+        with_threads(threads, || -> Result<(Tensor<f32>, Tensor<f32>)> {
+            let tape = Tape::new();
+            let [q, k, v] = [&q, &k, &v].map(|t| tape.input(t.cast::<f32>()));
+            let y = attention(&tape, (&q, &k, &v), (&o, &o), &c, None)?;
+            let g = tape.backward_from(&y, Tensor::full(&[317, 64], 0.5))?;
+            Ok((y.into_value(), g.of(&k).expect("a gradient").clone()))
+        })
+        .expect("threads start")
+    };
+    let (one, one_k) = run(1)?;
+    for (n, w) in one.data().iter().zip(wide.data()) {
+        assert!((f64::from(*n) - w).abs() < 2e-5);
+    }
+    for threads in [2, 4] {
+        let (y, dk) = run(threads)?;
+        assert_eq!((y.data(), dk.data()), (one.data(), one_k.data()));
+    }
+    Ok(())
+}
+
+#[test]
+fn huge_scores_stay_finite() -> Result<()> {
+    let o = Offsets::from_lengths([3]);
+    let x = Var::constant(Tensor::<f32>::full(&[3, 4], 1e4));
+    let y = attention(&Tape::inference(), (&x, &x, &x), (&o, &o), &Attention::new(1), None)?;
+    assert!(y.data().iter().all(|v| (v - 1e4).abs() < 1.0));
+    Ok(())
+}
+
+#[test]
+fn weights_of_a_row_sum_to_one() -> Result<()> {
+    let (c, o) = (Attention { causal: true, ..Attention::new(2) }, Offsets::from_lengths([2, 4]));
+    let [q, k, _] = inputs(&c, &o, &o).map(Var::constant);
+    let w = attention_weights((&q, &k), (&o, &o), &c, 1)?;
+    assert_eq!(w.dims(), [2, 4, 4]);
+    for row in w.data().chunks(4) {
+        assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    }
+    assert_eq!(w.data()[1], 0.0, "the first query does not see the second key");
+    Ok(())
+}
+
+#[test]
+fn offsets_that_do_not_fit_are_refused() {
+    let x = Var::constant(Tensor::<f32>::zeros(&[4, 4]));
+    let (good, bad) = (Offsets::from_lengths([4]), Offsets::from_lengths([2, 2]));
+    let run = |a, b, heads| attention(&Tape::inference(), (&x, &x, &x), (a, b), &Attention::new(heads), None);
+    assert!(run(&good, &bad, 2).is_err());
+    assert!(run(&good, &good, 3).is_err());
+    assert!(run(&Offsets::from_lengths([3]), &good, 2).is_err());
+}
