@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -17,25 +18,49 @@ with open(os.path.join(ROOT, "bench", "shapes.json"), encoding="utf-8") as file:
 
 EAGER = {"library": "torch", "compile": False}
 COMPILED = {"library": "torch", "compile": True}
+ONNX = {"library": "onnxruntime", "compile": False}
 
 
 def case(name, shape, work, batches, peers, rounds, repeat=1):
+    """`batches` holds the length of each sample of each batch; `repeat` forward passes are timed together."""
     return {
         "name": name, "shape": shape, "work": work, "batches": batches,
         "peers": peers, "rounds": rounds, "repeat": repeat,
     }  # fmt: skip
 
 
+def natural(table, texts=32, batches=6):
+    """Batches of texts as long as those of a table, drawn at random."""
+    with open(os.path.join(ROOT, "bench", "lengths", f"{table}.json"), encoding="utf-8") as file:
+        counts = json.load(file)["counts"]
+    draw = random.Random(table)
+    return [[int(n) for n in draw.choices(list(counts), counts.values(), k=texts)] for _ in range(batches)]
+
+
+# Names begin with the work: `--only train`, `--only infer`, `--only natural` choose by it.
 CASES = [
     case("train-minilm", "minilm", "train", [[128] * 16], [EAGER, COMPILED], 15),
     case("train-bert-base", "bert-base", "train", [[128] * 8], [EAGER, COMPILED], 9),
     case("train-vit-s", "vit-s", "train", [[1] * 8], [EAGER, COMPILED], 11),
     case("train-whisper-tiny", "whisper-tiny", "train", [[3000] * 4], [EAGER, COMPILED], 11),
+    case("train-minilm-natural", "minilm", "train", natural("sst2"), [EAGER], 18),
+    case("train-bert-base-natural", "bert-base", "train", natural("sst2"), [EAGER], 12),
+    case("lora-bert-base", "bert-base", "lora", [[128] * 8], [EAGER], 9),
+    case("infer-minilm", "minilm", "infer", [[128] * 16], [ONNX], 15),
+    case("infer-bert-base", "bert-base", "infer", [[128] * 8], [ONNX], 11),
+    case("infer-vit-s", "vit-s", "infer", [[1] * 8], [ONNX], 11),
+    case("infer-whisper-tiny", "whisper-tiny", "infer", [[3000] * 4], [ONNX], 11),
+    case("infer-minilm-natural", "minilm", "infer", natural("sst2"), [ONNX], 18),
+    case("infer-bert-base-natural", "bert-base", "infer", natural("sst2"), [ONNX], 12),
+    case("latency-minilm", "minilm", "infer", [[16]], [ONNX], 21, repeat=20),
+    case("latency-bert-base", "bert-base", "infer", [[16]], [ONNX], 21, repeat=5),
 ]
 
 
-def peer_name(peer):
-    return "torch.compile" if peer["compile"] else "torch"
+def peer_name(peer, work):
+    if peer["library"] == "onnxruntime":
+        return "onnxruntime"
+    return "torch.compile" if peer["compile"] else "torch + peft" if work == "lora" else "torch"
 
 
 class Side:
@@ -93,19 +118,21 @@ def fma_rate(threads):
                                 check=True, capture_output=True, text=True).stdout)  # fmt: skip
 
 
-def prepared(shape, python):
-    """The folder of a shape's random weights."""
+def prepared(shape, library, python):
+    """The folder of a shape's random weights, in the form that a library reads."""
     digest = hashlib.sha256(json.dumps(SHAPES[shape], sort_keys=True).encode()).hexdigest()[:8]
     folder = os.path.join(SCRATCH, f"{shape}-{digest}")
     if not os.path.exists(os.path.join(folder, "config.json")):
         subprocess.run([python, PEER, "prepare", shape, folder], check=True)
+    if library == "onnxruntime" and not os.path.exists(os.path.join(folder, "equal.onnx")):
+        subprocess.run([python, os.path.join(ROOT, "bench", "onnx_peer.py"), "export", folder], check=True)
     return folder
 
 
 def write_case(case, peer, options):
-    """The files that tell each side what to do, and the commands that read them."""
+    """Writes the files that tell each side what to do; the commands that read them."""
     ours = {key: case[key] for key in ("work", "batches", "repeat")}
-    ours |= {"folder": prepared(case["shape"], options.python), "threads": options.threads}
+    ours |= {"folder": prepared(case["shape"], peer["library"], options.python), "threads": options.threads}
     theirs = ours | {"shape": case["shape"], "peer": {"dynamic": len(case["batches"]) > 1, **peer}}
     commands = []
     for side, program, content in (("ours", [os.path.join(PROGRAMS, "step")], ours),

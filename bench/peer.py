@@ -70,12 +70,12 @@ def inputs(config, lengths):
     def reals(*dims):
         return (scatter(int(np.prod(dims))).astype(np.float32) / np.float32(2**23) - 1).reshape(dims)
 
-    if config.model_type == "vit":
-        return {"pixel_values": reals(len(lengths), 3, config.image_size, config.image_size)}
-    if config.model_type == "whisper":
-        frames = reals(len(lengths), lengths[0], config.num_mel_bins)
+    if config["model_type"] == "vit":
+        return {"pixel_values": reals(len(lengths), 3, config["image_size"], config["image_size"])}
+    if config["model_type"] == "whisper":
+        frames = reals(len(lengths), lengths[0], config["num_mel_bins"])
         return {"input_features": np.ascontiguousarray(frames.transpose(0, 2, 1))}
-    tokens = 1 + scatter(sum(lengths)).astype(np.int64) % (config.vocab_size - 1)
+    tokens = 1 + scatter(sum(lengths)).astype(np.int64) % (config["vocab_size"] - 1)
     ids = np.zeros((len(lengths), max(lengths)), np.int64)
     mask = np.zeros_like(ids)
     start = 0
@@ -87,24 +87,21 @@ def inputs(config, lengths):
     return {"input_ids": ids} if mask.all() else {"input_ids": ids, "attention_mask": mask}
 
 
-def torch_steps(case):
-    """What runs a batch, with PyTorch."""
+def torch_steps(case, batches):
+    """What runs a batch; `batches` are arrays by the names of the inputs."""
     import torch
 
     torch.set_num_threads(case["threads"])
     config = SHAPES[case["shape"]]
     model = model_class(config).from_pretrained(case["folder"], attn_implementation="sdpa")
-    batches = [
-        {name: torch.from_numpy(value) for name, value in inputs(model.config, lengths).items()}
-        for lengths in case["batches"]
-    ]
+    batches = [{name: torch.from_numpy(array) for name, array in batch.items()} for batch in batches]
     classes = model.config.num_labels
     if case["work"] == "lora":
         import peft
 
         settings = peft.LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=8, target_modules=["query", "value"])
         model = peft.get_peft_model(model, settings)
-    call = torch.compile(model, dynamic=True if case["peer"]["dynamic"] else None) if case["peer"]["compile"] else model
+    call = torch.compile(model, dynamic=case["peer"]["dynamic"]) if case["peer"]["compile"] else model
     if case["work"] == "infer":
         model.eval()
 
@@ -132,12 +129,13 @@ def torch_steps(case):
 def run(path):
     with open(path, encoding="utf-8") as file:
         case = json.load(file)
+    batches = [inputs(SHAPES[case["shape"]], lengths) for lengths in case["batches"]]
     if case["peer"]["library"] == "onnxruntime":
         import onnx_peer
 
-        step = onnx_peer.steps(case, inputs)
+        step = onnx_peer.steps(case, batches)
     else:
-        step = torch_steps(case)
+        step = torch_steps(case, batches)
     say("ready")
     for line in sys.stdin:
         started = time.perf_counter()
