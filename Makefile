@@ -5,7 +5,7 @@ CARGO ?= cargo
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: quickstart
 quickstart: ## from a fresh machine to a trained, evaluated model on real data (installs what is missing)
@@ -26,7 +26,11 @@ test: ## what every change must pass
 	$(CARGO) test --workspace --locked
 	$(CARGO) clippy --package sensorium --features hub --all-targets --locked -- -D warnings
 	$(CARGO) test --package sensorium --features hub --test hub --locked
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh; fi
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh bench/*.sh; fi
+
+.PHONY: instructions
+instructions: ## count the instructions of the main kernels: over 5 % more than committed fails (needs valgrind)
+	@scripts/instructions.sh
 
 .PHONY: parity
 parity: ## every family of pretrained models against the reference library's numbers, differences printed
