@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use crate::error::{DataError, Result};
 
 /// Changes whenever what is stored changes its meaning.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const MAGIC: [u8; 8] = [b'S', b'N', b'S', b'P', b'R', b'E', b'P', VERSION];
 const HEADER: usize = 8 + 8 + 32;
 

@@ -3,6 +3,7 @@
 use std::io::Cursor;
 
 use image::error::{ImageError, LimitErrorKind};
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use serde::{Deserialize, Serialize};
 
@@ -77,10 +78,10 @@ fn decode_raster(
     limits: &Limits,
     options: &DecodeOptions,
 ) -> Result<Image> {
-    let failed = |error| from_image_error(error, name, source, limits);
     if format == ImageFormat::Jpeg {
-        jpeg::check_complete(bytes, source)?;
+        return jpeg::decode(bytes, source, limits);
     }
+    let failed = |error| from_image_error(error, name, source, limits);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(allocation_limits(limits));
     let mut decoder = reader.into_decoder().map_err(failed)?;
@@ -89,19 +90,33 @@ fn decode_raster(
     limits.check_decoded(source, decoder.total_bytes())?;
     // A damaged EXIF block is no reason to lose the picture.
     let orientation = decoder.orientation().ok();
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    let picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    upright(picture, orientation, options.background)
+}
+
+/// Turns a picture as its file says it was held, and makes it RGB.
+pub(super) fn upright(
+    mut picture: DynamicImage,
+    orientation: Option<Orientation>,
+    background: [u8; 3],
+) -> Result<Image> {
     if let Some(orientation) = orientation {
         picture.apply_orientation(orientation);
     }
     let (width, height) = (picture.width() as usize, picture.height() as usize);
-    Image::new(width, height, flatten(picture, options.background))
+    Image::new(width, height, flatten(picture, background))
 }
 
-/// The decoder's own accounting of memory: the pixels at up to 8 bytes, and as much again for work.
+/// The decoder's own accounting of memory.
 fn allocation_limits(limits: &Limits) -> image::Limits {
     let mut inner = image::Limits::default();
-    inner.max_alloc = Some(limits.max_pixels.saturating_mul(16).max(1 << 20));
+    inner.max_alloc = Some(max_work(limits));
     inner
+}
+
+/// Bytes that decoding may take: the pixels at up to 8 bytes, and as much again for work.
+pub(super) fn max_work(limits: &Limits) -> u64 {
+    limits.max_pixels.saturating_mul(16).max(1 << 20)
 }
 
 /// Any pixel type to RGB bytes, transparency over `background`.
@@ -125,18 +140,23 @@ fn over_background(rgba: &[u8], background: [u8; 3]) -> Vec<u8> {
     rgb
 }
 
+/// The error for a picture that takes more memory to decode than [`max_work`].
+pub(super) fn too_much_work(source: &str, limits: &Limits) -> MediaError {
+    MediaError::OverLimit {
+        origin: source.to_owned(),
+        got: "decoding it, which needs more memory than its pixels allow,".to_owned(),
+        unit: "pixels",
+        limit: limits.max_pixels.to_string(),
+        field: "max_pixels",
+    }
+}
+
 fn from_image_error(error: ImageError, format: &'static str, source: &str, limits: &Limits) -> MediaError {
     match error {
         ImageError::Limits(inner) if matches!(inner.kind(), LimitErrorKind::Unsupported { .. }) => {
             MediaError::broken(source, format, inner)
         }
-        ImageError::Limits(_) => MediaError::OverLimit {
-            origin: source.to_owned(),
-            got: "decoding it, which needs more memory than its pixels allow,".to_owned(),
-            unit: "pixels",
-            limit: limits.max_pixels.to_string(),
-            field: "max_pixels",
-        },
+        ImageError::Limits(_) => too_much_work(source, limits),
         ImageError::Unsupported(inner) => MediaError::Unsupported {
             origin: source.to_owned(),
             format: format.to_owned(),

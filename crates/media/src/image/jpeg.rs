@@ -1,6 +1,49 @@
-//! What the JPEG decoder forgives and a data set should not: files cut short.
+//! JPEG, to the pixels of libjpeg-turbo: those that Pillow, and so every reference model, has seen.
 
+use image::metadata::Orientation;
+use image::{DynamicImage, RgbImage};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
+
+use super::Image;
+use super::decode::{max_work, too_much_work, upright};
+use crate::Limits;
 use crate::error::{MediaError, Result};
+
+/// Scans of one picture. Encoders write at most a dozen or so; each more costs a walk over all
+/// blocks for a few bytes of file.
+const MAX_SCANS: usize = 500;
+
+/// Decodes a JPEG of any kind (baseline or progressive; grey, YCbCr, RGB, CMYK) to RGB, upright.
+///
+/// Damage inside the compressed data is an error, where libjpeg would fill with grey and go on.
+pub(super) fn decode(bytes: &[u8], source: &str, limits: &Limits) -> Result<Image> {
+    let failed = |error| from_jpeg_error(error, source, limits);
+    check_complete(bytes, source)?;
+    let inner = DecodeLimits { max_scans: MAX_SCANS, max_memory: Some(max_work(limits)), ..DecodeLimits::default() };
+    let mut decoder = Decoder::new_with_limits(bytes, inner).map_err(failed)?;
+    let (width, height) = (u32::from(decoder.header().width), u32::from(decoder.header().height));
+    limits.check_pixels(source, "JPEG", width.into(), height.into())?;
+    limits.check_decoded(source, u64::from(width) * u64::from(height) * 3)?;
+    decoder.set_output_format(PixelFormat::Rgb);
+    let orientation = decoder.exif_orientation().and_then(Orientation::from_exif);
+    let pixels = decoder.decode_image().map_err(failed)?.data;
+    let picture = RgbImage::from_raw(width, height, pixels)
+        .ok_or_else(|| MediaError::broken(source, "JPEG", "its pixels do not fill its size"))?;
+    upright(DynamicImage::ImageRgb8(picture), orientation, [255; 3])
+}
+
+fn from_jpeg_error(error: JpegError, source: &str, limits: &Limits) -> MediaError {
+    match error {
+        JpegError::Unsupported(problem) => MediaError::Unsupported {
+            origin: source.to_owned(),
+            format: "JPEG".to_owned(),
+            problem,
+            instead: "PNG or JPEG of 8 bits",
+        },
+        JpegError::LimitExceeded { what, .. } if what.contains("memory") => too_much_work(source, limits),
+        other => MediaError::broken(source, "JPEG", other),
+    }
+}
 
 /// Errors when a JPEG ends before its picture does.
 ///

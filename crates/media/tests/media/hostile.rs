@@ -3,7 +3,7 @@
 use crate::common::format_file;
 use sensorium_media::{Limits, MediaError, Result, audio, image};
 
-const PICTURES: [&str; 17] = [
+const PICTURES: [&str; 21] = [
     "rgb.png",
     "palette.png",
     "grey16.png",
@@ -11,6 +11,10 @@ const PICTURES: [&str; 17] = [
     "baseline.jpg",
     "progressive.jpg",
     "cmyk.jpg",
+    "jpeg_420_progressive.jpg",
+    "jpeg_restarts.jpg",
+    "jpeg_rgb.jpg",
+    "jpeg_cmyk.jpg",
     "orientation_6.jpg",
     "rgb.webp",
     "lossy.webp",

@@ -16,6 +16,17 @@ fn every_format_decodes_to_what_pillow_reads() {
 }
 
 #[test]
+fn jpegs_of_every_kind_have_the_pixels_of_libjpeg_turbo() {
+    let cases = cases("jpegs");
+    assert!(cases.len() >= 15);
+    for case in cases {
+        let name = case.text("file");
+        let image = decode(&format_file(name), name, &Limits::default()).unwrap();
+        assert_eq!(image_difference(&image, &case.image(), name), 0, "{name}");
+    }
+}
+
+#[test]
 fn a_drawing_is_drawn_with_its_references() {
     let image = decode(&format_file("drawing.svg"), "drawing.svg", &Limits::default()).unwrap();
     assert_eq!((image.width, image.height), (256, 256));

@@ -5,7 +5,7 @@ use crate::common::{ffmpeg_available, format_file};
 use proptest::prelude::*;
 use sensorium_media::{Limits, audio, image};
 
-const PICTURES: [&str; 24] = [
+const PICTURES: [&str; 28] = [
     "rgb.png",
     "grey.png",
     "grey16.png",
@@ -18,6 +18,10 @@ const PICTURES: [&str; 24] = [
     "subsampled.jpg",
     "grey.jpg",
     "cmyk.jpg",
+    "jpeg_420_progressive.jpg",
+    "jpeg_restarts.jpg",
+    "jpeg_rgb.jpg",
+    "jpeg_cmyk.jpg",
     "orientation_6.jpg",
     "rgb.webp",
     "lossy.webp",
