@@ -1,8 +1,8 @@
 //! Compiling one loop for several instruction sets and choosing at run time.
 //!
-//! [`vectorised!`] turns a plain generic loop into a function with an AVX2
-//! build beside the baseline one. The loop stays safe, portable Rust; NEON is
-//! in the baseline of 64-bit Arm.
+//! [`vectorised!`] turns a plain generic loop into a function with builds for
+//! AVX2 and AVX-512 beside the baseline one. The loop stays safe, portable
+//! Rust; NEON is in the baseline of 64-bit Arm. All builds give the same bits.
 
 /// The widest instruction set that the kernels can use here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +46,7 @@ fn detect() -> Level {
 }
 
 /// Defines `fn name<E: Element>(args) -> ret` from one generic body, compiled
-/// for the baseline and for AVX2, chosen at run time.
+/// for the baseline, AVX2 and AVX-512, chosen at run time.
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident<$e:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -59,9 +59,16 @@ macro_rules! vectorised {
                 fn wide<$e: $crate::Element>($($arg: $ty),*) $(-> $ret)? {
                     plain::<$e>($($arg),*)
                 }
-                if $crate::simd::level() >= $crate::simd::Level::Avx2 {
-                    // SAFETY: the level says that AVX2 and FMA are there.
-                    return unsafe { wide::<$e>($($arg),*) };
+                #[target_feature(enable = "avx512f,avx2,fma")]
+                fn widest<$e: $crate::Element>($($arg: $ty),*) $(-> $ret)? {
+                    plain::<$e>($($arg),*)
+                }
+                match $crate::simd::level() {
+                    // SAFETY: the level says that the instructions are there.
+                    $crate::simd::Level::Avx512 => return unsafe { widest::<$e>($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::simd::Level::Avx2 => return unsafe { wide::<$e>($($arg),*) },
+                    $crate::simd::Level::Baseline => {}
                 }
             }
             plain::<$e>($($arg),*)

@@ -1,6 +1,6 @@
 //! Layer normalisation (Ba, Kiros and Hinton 2016).
 
-use super::{matrix, vector};
+use super::{matrix, residual, same, vector};
 use crate::parallel::{rows_mut2, rows_per_task};
 use crate::simd::{sum1, sum2, vectorised};
 use crate::{Element, Result, Tape, Tensor, Var};
@@ -30,6 +30,36 @@ pub fn layer_norm<E: Element>(
         normalise_rows(&data[first * cols..][..y.len()], w, b, eps, y, s);
     });
     Ok(record(tape, x, weight, bias, value, stats))
+}
+
+/// The sum s = a + b and its layer normalisation, as one operation: a residual
+/// and the norm that follows it.
+///
+/// `a` and `b` are `[rows, cols]`, `weight` and `bias` `[cols]`; the result is
+/// s and [`layer_norm`] of s, to the bit.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn add_layer_norm<E: Element>(
+    tape: &Tape<E>,
+    (a, b): (&Var<E>, &Var<E>),
+    weight: &Var<E>,
+    bias: Option<&Var<E>>,
+    eps: f64,
+) -> Result<(Var<E>, Var<E>)> {
+    let (rows, cols) = matrix("add_layer_norm", "a", a)?;
+    same("add_layer_norm", a, b)?;
+    vector("add_layer_norm", "weight", weight, cols)?;
+    if let Some(b) = bias {
+        vector("add_layer_norm", "bias", b, cols)?;
+    }
+    let (mut value, mut stats) = (Tensor::any(&[rows, cols]), Tensor::any(&[rows, 2]));
+    let (w, bias_data, eps) = (weight.data(), bias.map(Var::data), E::of(eps));
+    let sum = residual::sum_then(tape, (a, b), (value.data_mut(), cols), (stats.data_mut(), 2), |sum, y, s| {
+        normalise_rows(sum, w, bias_data, eps, y, s);
+    });
+    let normed = record(tape, &sum, weight, bias, value, stats);
+    Ok((sum, normed))
 }
 
 fn record<E: Element>(
@@ -136,6 +166,45 @@ mod tests {
             gradients(&inputs, |t, v| layer_norm(t, &v[0], &v[1], Some(&v[2]), 1e-5))?;
             gradients(&inputs[..2], |t, v| layer_norm(t, &v[0], &v[1], None, 1e-5))?;
         }
+        Ok(())
+    }
+
+    #[test]
+    fn of_a_sum_it_is_the_sum_and_its_norm() -> Result<()> {
+        for (rows, cols) in [(0, 3), (1, 1), (4, 5), (3, 33), (200, 384)] {
+            let [a, b, w, c] = [(rows, "a"), (rows, "b"), (1, "w"), (1, "c")]
+                .map(|(rows, name)| random(&[rows, cols], name).cast::<f32>());
+            let [w, c] = [w.reshaped(&[cols])?, c.reshaped(&[cols])?];
+            let run = |fused: bool| -> Result<Vec<Vec<f32>>> {
+                let tape = Tape::new();
+                let v = [&a, &b, &w, &c].map(|t| tape.input(t.clone()));
+                let (s, y) = if fused {
+                    add_layer_norm(&tape, (&v[0], &v[1]), &v[2], Some(&v[3]), 1e-5)?
+                } else {
+                    let s = super::super::add(&tape, &v[0], &v[1])?;
+                    let y = layer_norm(&tape, &s, &v[2], Some(&v[3]), 1e-5)?;
+                    (s, y)
+                };
+                // Both results are used, as in a block that normalises first.
+                let z = super::super::mul(&tape, &s, &y)?;
+                let g = tape.backward_from(&z, Tensor::full(&[rows, cols], 0.7))?;
+                let gradients = v.iter().map(|v| g.of(v).expect("a gradient").data().to_vec());
+                Ok(gradients.chain([s.data().to_vec(), y.data().to_vec()]).collect())
+            };
+            assert_eq!(run(true)?, run(false)?, "{rows} x {cols}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_through_a_sum_match_finite_differences() -> Result<()> {
+        let inputs = [random(&[4, 5], "a"), random(&[4, 5], "b"), random(&[5], "w"), random(&[5], "c")];
+        gradients(&inputs, |t, v| {
+            let (s, y) = add_layer_norm(t, (&v[0], &v[1]), &v[2], Some(&v[3]), 1e-5)?;
+            super::super::mul(t, &s, &y)
+        })?;
+        let wrong = [random(&[4, 5], "a"), random(&[5, 4], "b"), random(&[5], "w")].map(Var::constant);
+        assert!(add_layer_norm(&Tape::new(), (&wrong[0], &wrong[1]), &wrong[2], None, 1e-5).is_err());
         Ok(())
     }
 

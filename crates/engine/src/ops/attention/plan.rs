@@ -9,8 +9,8 @@ use crate::{Element, EngineError, Offsets, Random, Result, Var};
 use std::ops::Range;
 
 /// Scores that stand at once, unless a few rows are more: they stay in the
-/// caches nearest to a core, twice over in backward.
-const SCORES: usize = 8192;
+/// cache nearest to a core, twice over in backward.
+const SCORES: usize = 4096;
 
 /// Keys whose dropout is decided together: sixteen positions of eight halves
 /// of a random word.
