@@ -45,6 +45,8 @@ pub enum Command {
     Convert(ConvertArguments),
     /// Compute the features that a model's towers make of every row of a table
     Extract(ExtractArguments),
+    /// Make a model a quarter of its size, and faster: weights of 8 bits, for inference
+    Quantize(QuantizeArguments),
     /// Print configurations
     Config(ConfigArguments),
 }
@@ -229,6 +231,21 @@ pub struct ExtractArguments {
     /// Begin anew: throw away what an interrupted run with this --out has done
     #[arg(long)]
     pub restart: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct QuantizeArguments {
+    /// The folder of a model
+    pub model: PathBuf,
+    /// Where the quantised model is written
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Fix the ranges of activations from the rows of this table, and measure both models on it
+    #[arg(long, value_name = "TABLE")]
+    pub calibrate: Option<PathBuf>,
+    /// Leave these weights as they are: a name, a part of one or its end, with * and ? (may be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    pub keep: Vec<String>,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]

@@ -47,6 +47,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Model(a) => commands::model::run(a),
         Command::Convert(a) => commands::convert::run(a),
         Command::Extract(a) => commands::extract::run(a),
+        Command::Quantize(a) => commands::quantize::run(a),
         Command::Config(a) => commands::config::run(a),
     }
 }

@@ -66,6 +66,8 @@ pub trait Element:
     fn smaller(self, other: Self) -> Self;
     /// Whether the value is neither infinite nor NaN.
     fn is_finite(self) -> bool;
+    /// Appends the value as little-endian bytes.
+    fn append_bytes(self, out: &mut Vec<u8>);
     /// The pool that buffers of this element come from.
     fn pool() -> &'static Pool<Self>;
     /// One matrix product; see [`crate::matmul`].
@@ -178,6 +180,9 @@ impl Element for f32 {
     fn is_finite(self) -> bool {
         f32::is_finite(self)
     }
+    fn append_bytes(self, out: &mut Vec<u8>) {
+        out.extend(self.to_le_bytes());
+    }
     fn pool() -> &'static Pool<Self> {
         &POOL_F32
     }
@@ -255,6 +260,9 @@ impl Element for f64 {
     }
     fn is_finite(self) -> bool {
         f64::is_finite(self)
+    }
+    fn append_bytes(self, out: &mut Vec<u8>) {
+        out.extend(self.to_le_bytes());
     }
     fn pool() -> &'static Pool<Self> {
         &POOL_F64

@@ -5,8 +5,9 @@
 //! loops over this list.
 
 use crate::random::Random;
-use crate::{Element, EngineError, Result, Tensor};
+use crate::{Element, EngineError, Quantized, Result, Shape, Tensor};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Which parameter of a [`Params`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,10 +25,71 @@ impl ParamId {
 pub struct Param<E: Element = f32> {
     /// The full name, dotted: `text.encoder.layer.0.attention.query.weight`.
     pub name: String,
-    /// The value.
+    /// The value; of a quantised parameter only its shape.
     pub value: Tensor<E>,
     /// Whether gradients flow into it.
     pub trainable: bool,
+    quantized: Option<Arc<Quantized>>,
+    linear: bool,
+}
+
+impl<E: Element> Param<E> {
+    /// Whether it is the weight of a linear layer, made by [`Builder::weight`].
+    pub fn is_linear(&self) -> bool {
+        self.linear
+    }
+
+    /// The codes in place of the value, where it is quantised.
+    pub fn quantized(&self) -> Option<&Arc<Quantized>> {
+        self.quantized.as_ref()
+    }
+
+    /// Puts codes in place of the value; from then on no gradient flows into
+    /// it. Its memory is given up.
+    ///
+    /// # Errors
+    /// When the codes have another shape.
+    pub fn quantize(&mut self, codes: Arc<Quantized>) -> Result<()> {
+        let shape = Shape::new(&[codes.rows(), codes.cols()]);
+        if self.value.shape() != shape {
+            return Err(EngineError::shape("quantize", "codes", self.value.shape(), shape));
+        }
+        (self.value, self.trainable, self.quantized) = (Tensor::hollow(shape), false, Some(codes));
+        Ok(())
+    }
+
+    /// The value, made from the codes where it is quantised.
+    pub fn dequantized(&self) -> Tensor<E> {
+        self.quantized.as_ref().map_or_else(|| self.value.clone(), |codes| codes.dequantize())
+    }
+
+    /// Bytes of memory that the value takes.
+    pub fn bytes(&self) -> usize {
+        self.quantized.as_ref().map_or_else(|| self.value.len() * size_of::<E>(), |codes| codes.bytes())
+    }
+
+    /// Hands over all that the value is made of, as little-endian bytes in
+    /// pieces: for fingerprints.
+    pub fn digest(&self, mut take: impl FnMut(&[u8])) {
+        let Some(codes) = &self.quantized else {
+            let mut piece = Vec::new();
+            for chunk in self.value.data().chunks(1 << 14) {
+                piece.clear();
+                chunk.iter().for_each(|x| x.append_bytes(&mut piece));
+                take(&piece);
+            }
+            return;
+        };
+        let mut row = vec![0; codes.cols()];
+        for (r, scale) in codes.scales().iter().enumerate() {
+            codes.row(r, &mut row);
+            take(&row.iter().map(|q| *q as u8).collect::<Vec<u8>>());
+            take(&scale.to_le_bytes());
+        }
+        if let Some(range) = codes.range() {
+            take(&[range.low.to_le_bytes(), range.high.to_le_bytes()].concat());
+        }
+    }
 }
 
 /// The parameters of a model, in the order of their creation.
@@ -53,7 +115,18 @@ impl<E: Element> Params<E> {
         if self.by_name.insert(name.clone(), id).is_some() {
             return Err(EngineError::setting("parameters", format!("two parameters are named {name}")));
         }
-        self.list.push(Param { name, value, trainable: true });
+        self.list.push(Param { name, value, trainable: true, quantized: None, linear: false });
+        Ok(id)
+    }
+
+    /// Adds a quantised parameter, which is not trained.
+    ///
+    /// # Errors
+    /// When the name is taken.
+    pub fn insert_quantized(&mut self, name: impl Into<String>, codes: Arc<Quantized>) -> Result<ParamId> {
+        let shape = Shape::new(&[codes.rows(), codes.cols()]);
+        let id = self.insert(name, Tensor::hollow(shape))?;
+        self.list[id.0].quantize(codes)?;
         Ok(id)
     }
 
@@ -105,7 +178,16 @@ impl<E: Element> Params<E> {
             list: self
                 .list
                 .iter()
-                .map(|p| Param { name: p.name.clone(), value: p.value.cast(), trainable: p.trainable })
+                .map(|p| Param {
+                    name: p.name.clone(),
+                    value: match p.quantized {
+                        Some(_) => Tensor::hollow(p.value.shape()),
+                        None => p.value.cast(),
+                    },
+                    trainable: p.trainable,
+                    quantized: p.quantized.clone(),
+                    linear: p.linear,
+                })
                 .collect(),
             by_name: self.by_name.clone(),
         }
@@ -132,6 +214,16 @@ pub trait Weights<E: Element = f32> {
     /// When there is none, or it has other dimensions; checked before memory
     /// is spent on it.
     fn tensor(&self, name: &str, dims: &[usize]) -> Result<Tensor<E>>;
+
+    /// The codes of a name, where it was saved quantised.
+    ///
+    /// # Errors
+    /// When they have other dimensions or are not whole; checked before memory
+    /// is spent on them.
+    fn quantized(&self, name: &str, dims: &[usize]) -> Result<Option<Quantized>> {
+        let _ = (name, dims);
+        Ok(None)
+    }
 }
 
 /// Creates parameters below a name prefix, as layers are built: with random
@@ -166,8 +258,28 @@ impl<'a, E: Element> Builder<'a, E> {
     /// # Errors
     /// When the name is taken.
     pub fn param(&mut self, name: &str, dims: &[usize], init: Init) -> Result<ParamId> {
+        self.create(name, dims, init, false)
+    }
+
+    /// As [`Builder::param`], for the weight of a linear layer `[outputs,
+    /// inputs]`: where it was saved quantised, its codes are laid out for
+    /// products.
+    ///
+    /// # Errors
+    /// When the name is taken.
+    pub fn weight(&mut self, name: &str, dims: [usize; 2], init: Init) -> Result<ParamId> {
+        let id = self.create(name, &dims, init, true)?;
+        self.params.get_mut(id).linear = true;
+        Ok(id)
+    }
+
+    fn create(&mut self, name: &str, dims: &[usize], init: Init, multiplied: bool) -> Result<ParamId> {
         let full = self.path(name);
         if let Some(saved) = self.saved {
+            if let Some(codes) = saved.quantized(&full, dims)? {
+                let codes = if multiplied { codes.into_panels() } else { codes };
+                return self.params.insert_quantized(full, Arc::new(codes));
+            }
             let value = saved.tensor(&full, dims)?;
             return self.params.insert(full, value);
         }

@@ -106,9 +106,13 @@ impl<E: Element> Tape<E> {
     }
 
     /// The leaf of a parameter; every use within one tape is the same leaf.
-    /// No gradient flows into a frozen parameter.
+    /// No gradient flows into a frozen parameter, nor into a quantised one,
+    /// whose value is made from its codes.
     pub fn param(&self, params: &Params<E>, id: ParamId) -> Var<E> {
         let p = params.get(id);
+        if p.quantized().is_some() {
+            return Var::constant(p.dequantized());
+        }
         if !self.recording || !p.trainable {
             return Var::constant(p.value.clone());
         }

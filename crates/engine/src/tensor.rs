@@ -91,6 +91,11 @@ impl<E: Element> Tensor<E> {
         Self { shape, data: Storage::shared(Buffer::any(shape.len())) }
     }
 
+    /// A shape whose values are elsewhere: those of a quantised parameter.
+    pub(crate) fn hollow(shape: Shape) -> Self {
+        Self { shape, data: Arc::new(Buffer::any(0)) }
+    }
+
     /// A tensor of zeros.
     pub fn zeros(dims: &[usize]) -> Self {
         Self::full(dims, E::ZERO)

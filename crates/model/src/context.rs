@@ -2,7 +2,8 @@
 
 use crate::adapters::{Adapters, Prepended, Site, Sites, prefixed, prompted};
 use crate::{Linear, ModelError};
-use sensorium_engine::{Offsets, ParamId, Params, Random, Result, Tape, Var, ops};
+use sensorium_engine::quantized::{Calibration, quantized_embedding};
+use sensorium_engine::{Offsets, ParamId, Params, Quantized, Random, Result, Tape, Var, ops};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct Context<'a> {
     /// The parameters for backward, where blocks are computed once more there;
     /// filled by the first of them.
     again: Option<Rc<OnceCell<Rc<Params>>>>,
+    /// What linear layers are given, where somebody counts it.
+    calibration: Option<&'a RefCell<Calibration>>,
 }
 
 /// What it takes to go the same way again in backward.
@@ -46,6 +49,7 @@ impl Replay {
             sites: self.sites.as_ref(),
             hidden: None,
             again: None,
+            calibration: None,
         };
         let result = f(&cx);
         // What comes after uses other random numbers.
@@ -57,12 +61,42 @@ impl Replay {
 impl<'a> Context<'a> {
     /// For inference: nothing is dropped.
     pub fn inference(tape: &'a Tape, params: &'a Params) -> Self {
-        Self { tape, params, random: None, uses: Rc::default(), sites: None, hidden: None, again: None }
+        Self {
+            tape,
+            params,
+            random: None,
+            uses: Rc::default(),
+            sites: None,
+            hidden: None,
+            again: None,
+            calibration: None,
+        }
     }
 
     /// For training, with the step's stream.
     pub fn training(tape: &'a Tape, params: &'a Params, random: Random) -> Self {
-        Self { tape, params, random: Some(random), uses: Rc::default(), sites: None, hidden: None, again: None }
+        Self { random: Some(random), ..Self::inference(tape, params) }
+    }
+
+    /// The same, counting what every linear layer is given: to choose the
+    /// ranges of its inputs before it is quantised.
+    #[must_use]
+    pub fn calibrating(self, calibration: &'a RefCell<Calibration>) -> Self {
+        Self { calibration: Some(calibration), ..self }
+    }
+
+    /// Counts the input of a linear layer, where somebody wants to know.
+    pub(crate) fn note_input(&self, weight: ParamId, x: &Var) {
+        if let Some(calibration) = self.calibration {
+            calibration.borrow_mut().add(weight, x.data());
+        }
+    }
+
+    /// The codes to compute with in place of a weight. None where it is not
+    /// quantised, or where a gradient may be wanted, which codes have none of.
+    pub(crate) fn codes(&self, weight: ParamId) -> Option<&'a Quantized> {
+        let params = self.params;
+        params.get(weight).quantized().filter(|_| !self.tape.is_recording()).map(|codes| &**codes)
     }
 
     /// The same, keeping the hidden states after each layer.
@@ -94,6 +128,7 @@ impl<'a> Context<'a> {
             sites: adapters.active_sites(),
             hidden: self.hidden.clone(),
             again: self.again.clone(),
+            calibration: self.calibration,
         }
     }
 
@@ -145,7 +180,10 @@ impl<'a> Context<'a> {
     /// # Errors
     /// When an identifier is not below the entries.
     pub fn embedding(&self, table: ParamId, ids: &[u32]) -> crate::Result<Var> {
-        let rows = ops::embedding(self.tape, &self.param(table), ids)?;
+        let rows = match self.codes(table) {
+            Some(codes) => quantized_embedding(codes, ids)?,
+            None => ops::embedding(self.tape, &self.param(table), ids)?,
+        };
         match self.site(table) {
             Some(Site::TableLora(lora)) => lora.forward(self, &rows, ids),
             _ => Ok(rows),

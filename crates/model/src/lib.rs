@@ -24,6 +24,7 @@ mod inputs;
 pub mod layers;
 mod model;
 pub mod pretrained;
+mod quantize;
 pub mod towers;
 
 pub use adapters::{AdapterConfig, Adapters, Finetune, Method};
@@ -36,4 +37,5 @@ pub use image_text::{ImageText, ImageTextConfig};
 pub use inputs::{ColumnInput, Inputs, Values};
 pub use layers::{Block, BlockConfig, LayerNorm, Linear, NormKind, NormPlace, Transformer, TransformerConfig};
 pub use model::{ColumnTower, Frozen, ModelConfig, MultimodalModel, Output};
+pub use quantize::{Deviation, Quantization, quantize};
 pub use towers::{Pooling, Tower, TowerConfig};

@@ -167,8 +167,9 @@ fn fingerprint(asked: &Asked<'_>) -> Vec<u8> {
     for (_, p) in asked.params.iter().filter(|(_, p)| !p.trainable) {
         if let Some(name) = p.name.strip_prefix(&scope) {
             hasher.update(name.as_bytes());
-            let bytes: Vec<u8> = p.value.data().iter().flat_map(|x| x.to_le_bytes()).collect();
-            hasher.update(&bytes);
+            p.digest(|bytes| {
+                hasher.update(bytes);
+            });
         }
     }
     hasher.finalize().as_bytes().to_vec()

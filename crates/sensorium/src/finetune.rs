@@ -156,6 +156,11 @@ impl Model {
     /// # Errors
     /// When the folder holds no adapter, or one that was made on another base.
     pub fn load_adapter(&mut self, folder: &Path) -> Result<Vec<String>> {
+        if self.is_quantized() {
+            let problem = "this model is quantised, and adapters belong to the weights it was made from: answer with \
+                           those, or quantise the model that was trained with the adapter";
+            return Err(Error::Request(problem.into()));
+        }
         let within = folder.join(ADAPTER_FOLDER);
         let folder = if within.join(ABOUT_FILE).is_file() { within } else { folder.to_owned() };
         let mut notes = Vec::new();
@@ -238,12 +243,9 @@ fn fingerprint(params: &Params, adapters: &HashSet<ParamId>, trained: &HashSet<&
     let mut hash = blake3::Hasher::new();
     for (_, p) in params.iter().filter(|(id, p)| !adapters.contains(id) && !trained.contains(p.name.as_str())) {
         hash.update(p.name.as_bytes());
-        let mut bytes = Vec::with_capacity(4 * 4096);
-        for chunk in p.value.data().chunks(4096) {
-            bytes.clear();
-            bytes.extend(chunk.iter().flat_map(|x| x.to_le_bytes()));
-            hash.update(&bytes);
-        }
+        p.digest(|bytes| {
+            hash.update(bytes);
+        });
     }
     hash.finalize().to_hex().to_string()
 }

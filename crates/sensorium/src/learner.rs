@@ -5,9 +5,11 @@ use crate::feature_cache::FeatureCache;
 use crate::mixup::Blend;
 use crate::task::{Decision, Objective};
 use crate::{Error, Result};
+use sensorium_engine::quantized::Calibration;
 use sensorium_engine::{Params, Tape, Tensor, Var, ops};
 use sensorium_model::{Context, Features, Inputs, MultimodalModel};
 use sensorium_train::{BoxError, StepContext, StepLoss, Trainable};
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// A multimodal model, its weights and what it predicts.
@@ -52,6 +54,17 @@ impl Learner {
         let cx = Context::inference(&tape, &self.params);
         let features = self.features(&cx, &batch.inputs)?;
         self.answer_features(&cx, &features, batch)
+    }
+
+    /// Counts what linear layers are given for a batch.
+    ///
+    /// # Errors
+    /// When the batch is not of the model's columns.
+    pub(crate) fn calibrate(&self, batch: &Batch, calibration: &RefCell<Calibration>) -> Result<()> {
+        let tape = Tape::inference();
+        let cx = Context::inference(&tape, &self.params).calibrating(calibration);
+        self.model.forward(&cx, &batch.inputs)?;
+        Ok(())
     }
 
     /// Answers for a batch as it would be with only some columns, for each of
@@ -118,6 +131,11 @@ impl Trainable for Learner {
     }
 
     fn loss(&self, tape: &Tape, batch: &Batch, step: &StepContext) -> std::result::Result<StepLoss, BoxError> {
+        if step.training && self.params.iter().any(|(_, p)| p.quantized().is_some()) {
+            let problem = "a quantised model cannot be trained: its weights are whole numbers; train the model that it \
+                           was made from, and quantise that again";
+            return Err(Error::Request(problem.into()).into());
+        }
         let cx = if step.training {
             Context::training(tape, &self.params, step.random).checkpointing(self.model.gradient_checkpointing())
         } else {

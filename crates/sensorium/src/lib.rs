@@ -23,7 +23,7 @@
 //! # }
 //! ```
 //!
-//! The verbs are [`fit`], [`evaluate`], [`predict`] and [`extract`];
+//! The verbs are [`fit`], [`evaluate`], [`predict`], [`extract`] and [`quantize`];
 //! [`FitConfig`] says how, [`Model`] is what they pass along.
 
 mod assemble;
@@ -53,7 +53,7 @@ pub use saved::Model;
 pub use sensorium_data::{ColumnType, LabelTask, Modality, OnBad, Split, Value};
 pub use sensorium_train::StopFlag;
 pub use task::{Decision, Objective};
-pub use verbs::{Dataset, cache_folder, evaluate, fit, predict};
+pub use verbs::{Dataset, cache_folder, evaluate, fit, predict, quantize};
 
 /// The rooms below, for those who need more than the verbs.
 pub mod rooms {

@@ -1,7 +1,7 @@
 //! What a checkpoint is, before anything is done with it: its files, tensors
 //! and architecture, the family it belongs to, and what of it can be used.
 
-use crate::{Error, Result};
+use crate::{Error, Result, saved};
 use sensorium_model::checkpoint::{Checkpoint, CheckpointFile, DType};
 use sensorium_model::pretrained::Pretrained;
 use serde::Serialize;
@@ -128,6 +128,9 @@ pub enum Usable {
         columns: Vec<String>,
         /// What it predicts.
         label: String,
+        /// How its weights are stored, where they are quantised.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        quantization: Option<String>,
     },
     /// A family that is known.
     Pretrained {
@@ -188,11 +191,17 @@ impl ModelInfo {
             usable: Usable::Unknown { problem: String::new() },
             all_tensors: Vec::new(),
         };
+        let quantized = config.get("quantization").is_some_and(|q| !q.is_null());
         for (name, tensor) in checkpoint.infos() {
             let count = info.dtypes.entry(tensor.dtype.to_string()).or_default();
             count.tensors += 1;
             count.elements += tensor.len() as u64;
-            if tensor.dtype.is_float() {
+            // The codes of a quantised model are its parameters, their scales are not.
+            let counts = match quantized {
+                true => !(name.ends_with(saved::SCALE) || name.ends_with(saved::RANGE)),
+                false => tensor.dtype.is_float(),
+            };
+            if counts {
                 info.parameters += tensor.len() as u64;
             }
             if every_tensor {
@@ -214,8 +223,11 @@ impl ModelInfo {
     fn write(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "{}", self.path.display())?;
         match &self.usable {
-            Usable::Model { columns, label } => {
+            Usable::Model { columns, label, quantization } => {
                 writeln!(out, "a sensorium model: {} → {label}", columns.join(" + "))?;
+                if let Some(quantization) = quantization {
+                    writeln!(out, "  quantised, for inference only: {quantization}")?;
+                }
             }
             Usable::Pretrained { family, parts, .. } => {
                 writeln!(out, "{family}")?;
@@ -299,6 +311,10 @@ fn usable(path: &Path, config: &Map<String, Value>, bytes: u64) -> Usable {
             Ok(model) => Usable::Model {
                 columns: model.plan.columns.iter().map(|c| c.name.clone()).collect(),
                 label: model.learner.objective.label.column.clone(),
+                quantization: config.get("quantization").map(|q| {
+                    let of = |key: &str| q.get(key).map(setting).unwrap_or_default();
+                    format!("{} weights, {} activations", of("weights"), of("activations"))
+                }),
             },
             Err(e) => Usable::Unknown { problem: e.to_string() },
         };

@@ -12,7 +12,8 @@ use crate::{Error, Result};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use sensorium_data::DataPlan;
-use sensorium_engine::{EngineError, Tensor, Weights};
+use sensorium_engine::quantized::Range;
+use sensorium_engine::{EngineError, Quantized, Tensor, Weights};
 use sensorium_model::{ModelConfig, MultimodalModel};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -28,6 +29,12 @@ pub const CONFIG_FILE: &str = "config.json";
 pub const FIT_FILE: &str = "config.toml";
 /// The version of the folder's format.
 const FORMAT: u32 = 1;
+/// The version of a quantised model's, which older programs cannot read.
+const QUANTIZED_FORMAT: u32 = 2;
+/// What the names of the scales of codes end with, after the weight's name.
+pub(crate) const SCALE: &str = ".scale";
+/// What the names of fixed ranges of inputs end with.
+pub(crate) const RANGE: &str = ".input_range";
 
 /// A model as it is used: loaded, or just trained.
 #[derive(Debug, Clone)]
@@ -55,6 +62,22 @@ struct Structure {
     /// What modules are called in the files of adapters, by our names.
     #[serde(default)]
     module_names: BTreeMap<String, String>,
+    /// How weights are stored, where it is not as they were trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quantization: Option<SavedQuantization>,
+}
+
+/// What `config.json` says about codes in place of weights.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SavedQuantization {
+    /// `int8`: codes of eight bits, a scale for each output or entry.
+    pub weights: String,
+    /// `dynamic`: inputs have a range of their own in each row; `calibrated`:
+    /// ranges are fixed.
+    pub activations: String,
+    /// Patterns of weights that were kept as they were.
+    #[serde(default)]
+    pub kept: Vec<String>,
 }
 
 /// Writes what is known before training: structure, data plan, configuration.
@@ -62,14 +85,34 @@ struct Structure {
 /// # Errors
 /// When a file cannot be written.
 pub(crate) fn save_structure(folder: &Path, learner: &Learner, plan: &DataPlan, config: &FitConfig) -> Result<()> {
+    let adapter = learner.model.adapters().active().is_some();
+    save_parts(folder, (learner, plan, config), adapter, None)
+}
+
+/// As [`save_structure`], for a model whose weights have become codes, and
+/// whether the folder `adapter` still belongs to it.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(crate) fn save_structure_as(folder: &Path, model: &Model, how: SavedQuantization, adapter: bool) -> Result<()> {
+    save_parts(folder, (&model.learner, &model.plan, &model.config), adapter, Some(how))
+}
+
+fn save_parts(
+    folder: &Path,
+    (learner, plan, config): (&Learner, &DataPlan, &FitConfig),
+    adapter: bool,
+    quantization: Option<SavedQuantization>,
+) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     let structure = Structure {
-        format: FORMAT,
+        format: if quantization.is_some() { QUANTIZED_FORMAT } else { FORMAT },
         written_by: concat!("sensorium ", env!("CARGO_PKG_VERSION")).into(),
         objective: learner.objective.clone(),
         model: learner.model.config().clone(),
-        adapter: learner.model.adapters().active().is_some(),
+        adapter,
         module_names: learner.model.adapters().file_names().clone(),
+        quantization,
     };
     let json = serde_json::to_string_pretty(&structure).map_err(|e| Error::model(folder, e.to_string()))?;
     write(&folder.join(CONFIG_FILE), json.as_bytes())?;
@@ -85,19 +128,29 @@ pub(crate) fn save_structure(folder: &Path, learner: &Learner, plan: &DataPlan, 
 /// When the file cannot be written.
 pub(crate) fn save_weights(folder: &Path, learner: &Learner) -> Result<()> {
     let adapters = crate::finetune::adapter_parameters(learner)?;
-    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = learner
-        .params
+    let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    for (_, p) in learner.params.iter().filter(|(id, _)| !adapters.contains(id)) {
+        let Some(codes) = p.quantized() else {
+            tensors.push((p.name.clone(), Dtype::F32, p.value.dims().to_vec(), floats(p.value.data())));
+            continue;
+        };
+        let mut bytes = Vec::with_capacity(codes.rows() * codes.cols());
+        let mut row = vec![0; codes.cols()];
+        for r in 0..codes.rows() {
+            codes.row(r, &mut row);
+            bytes.extend(row.iter().map(|q| *q as u8));
+        }
+        tensors.push((p.name.clone(), Dtype::I8, vec![codes.rows(), codes.cols()], bytes));
+        tensors.push((format!("{}{SCALE}", p.name), Dtype::F32, vec![codes.rows()], floats(codes.scales())));
+        if let Some(range) = codes.range() {
+            tensors.push((format!("{}{RANGE}", p.name), Dtype::F32, vec![2], floats(&[range.low, range.high])));
+        }
+    }
+    let views = tensors
         .iter()
-        .filter(|(id, _)| !adapters.contains(id))
-        .map(|(_, p)| {
-            let bytes = p.value.data().iter().flat_map(|x| x.to_le_bytes()).collect();
-            (p.name.clone(), p.value.dims().to_vec(), bytes)
-        })
-        .collect();
-    let views = bytes
-        .iter()
-        .map(|(name, dims, bytes)| {
-            TensorView::new(Dtype::F32, dims.clone(), bytes)
+        .map(|(name, dtype, dims, bytes)| {
+            TensorView::new(*dtype, dims.clone(), bytes)
                 .map(|view| (name.as_str(), view))
                 .map_err(|e| Error::model(folder, e.to_string()))
         })
@@ -140,16 +193,21 @@ impl Model {
         let broken = |problem: String| Error::model(folder, format!("{CONFIG_FILE}: {problem}"));
         let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| broken(e.to_string()))?;
         match json.get("format").and_then(serde_json::Value::as_u64) {
-            Some(n) if n == u64::from(FORMAT) => {}
-            Some(n) if n > u64::from(FORMAT) => {
+            Some(n) if n == u64::from(FORMAT) || n == u64::from(QUANTIZED_FORMAT) => {}
+            Some(n) if n > u64::from(QUANTIZED_FORMAT) => {
                 return Err(broken(format!(
-                    "was written in format {n}, this program reads {FORMAT}: use a newer sensorium"
+                    "was written in format {n}, this program reads up to {QUANTIZED_FORMAT}: use a newer sensorium"
                 )));
             }
             _ => return Err(broken("is not the configuration of a sensorium model".into())),
         }
-        let Structure { objective, model: config, adapter, module_names, .. } =
+        let Structure { objective, model: config, adapter, module_names, quantization, .. } =
             serde_json::from_value(json).map_err(|e| broken(e.to_string()))?;
+        if let Some(other) = quantization.as_ref().map(|q| &q.weights).filter(|w| *w != "int8") {
+            return Err(broken(format!(
+                "weights are stored as {other:?}, this program reads int8: use a newer sensorium"
+            )));
+        }
         if config.outputs != objective.outputs() {
             return Err(broken(format!("{} outputs do not fit the label's {}", config.outputs, objective.outputs())));
         }
@@ -166,8 +224,12 @@ impl Model {
         })?;
         let file = Checkpoint::new(&bytes).map_err(|e| Error::model(folder, format!("{WEIGHTS_FILE}: {e}")))?;
         let (model, params) = MultimodalModel::load(&config, &file)?;
-        let unexpected: Vec<&str> =
-            file.0.names().into_iter().filter(|n| params.id(n).is_none()).map(|n| n as &str).collect();
+        let of_codes = |name: &str| {
+            let weight = [SCALE, RANGE].iter().find_map(|end| name.strip_suffix(end));
+            weight.and_then(|w| params.id(w)).is_some_and(|id| params.get(id).quantized().is_some())
+        };
+        let names = file.0.names().into_iter().map(|n| n as &str);
+        let unexpected: Vec<&str> = names.filter(|n| params.id(n).is_none() && !of_codes(n)).collect();
         if !unexpected.is_empty() {
             return Err(Error::model(folder, format!("{WEIGHTS_FILE} has unknown tensors: {}", unexpected.join(", "))));
         }
@@ -184,6 +246,19 @@ impl Model {
         // Before data.seed, rows were split by the seed of training.
         config.data.seed.get_or_insert(config.train.seed);
         Ok(Self { learner, plan: Arc::new(plan), config })
+    }
+
+    /// Whether weights have become codes, for inference only.
+    pub fn is_quantized(&self) -> bool {
+        self.learner.params.iter().any(|(_, p)| p.quantized().is_some())
+    }
+
+    /// Whether a table is the one that the model was trained on.
+    pub fn was_trained_on(&self, table: &Path) -> bool {
+        match (&self.config.data.table, std::fs::canonicalize(table)) {
+            (Some(trained), Ok(given)) => std::fs::canonicalize(trained).is_ok_and(|t| t == given),
+            _ => false,
+        }
     }
 
     /// The names of the model's input columns, in order.
@@ -212,8 +287,43 @@ impl Weights for Checkpoint<'_> {
                 view.shape()
             )));
         }
-        let values: Vec<f32> =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        Tensor::from_slice(dims, &values)
+        Tensor::from_slice(dims, &floats(view.data()))
     }
+
+    fn quantized(&self, name: &str, dims: &[usize]) -> sensorium_engine::Result<Option<Quantized>> {
+        let Ok(view) = self.0.tensor(name) else { return Ok(None) };
+        if view.dtype() != Dtype::I8 {
+            return Ok(None);
+        }
+        let wrong = |problem: String| EngineError::Setting { op: "load", problem };
+        let [rows, cols] = *dims else {
+            return Err(wrong(format!("tensor {name} is I8, expected F32 {dims:?}")));
+        };
+        if view.shape() != dims {
+            return Err(wrong(format!("tensor {name} is I8 {:?}, expected {dims:?}", view.shape())));
+        }
+        let beside = |end: &str, len: usize| {
+            let name = format!("{name}{end}");
+            let Ok(view) = self.0.tensor(&name) else { return Ok(None) };
+            if view.shape() != [len] || view.dtype() != Dtype::F32 {
+                let problem = format!("tensor {name} is {:?} {:?}, expected F32 [{len}]", view.dtype(), view.shape());
+                return Err(wrong(problem));
+            }
+            Ok(Some(floats(view.data())))
+        };
+        let scales = beside(SCALE, rows)?.ok_or_else(|| wrong(format!("the weights have no tensor {name}{SCALE}")))?;
+        let range = match beside(RANGE, 2)?.as_deref() {
+            Some([low, high]) if !(low.is_finite() && high.is_finite() && *low <= 0.0 && *high >= 0.0) => {
+                return Err(wrong(format!("tensor {name}{RANGE} is [{low}, {high}], expected a range around 0")));
+            }
+            Some([low, high]) => Some(Range { low: *low, high: *high }),
+            _ => None,
+        };
+        let codes: Vec<i8> = view.data().iter().map(|b| *b as i8).collect();
+        Ok(Some(Quantized::new((rows, cols), &codes, scales)?.with_range(range)))
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }

@@ -14,7 +14,7 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<ExitCode> {
         against,
         ..EvaluateOptions::default()
     };
-    if arguments.split.is_none() && is_training_table(&model, &arguments.table) {
+    if arguments.split.is_none() && model.was_trained_on(&arguments.table) {
         eprintln!("this is the table that the model was trained on: --split test measures on rows it has not seen");
     }
     let result = evaluate(&model, &arguments.table, &options)?;
@@ -39,11 +39,4 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn is_training_table(model: &Model, table: &std::path::Path) -> bool {
-    match (&model.config.data.table, std::fs::canonicalize(table)) {
-        (Some(trained), Ok(given)) => std::fs::canonicalize(trained).is_ok_and(|t| t == given),
-        _ => false,
-    }
 }

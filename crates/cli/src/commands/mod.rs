@@ -8,3 +8,4 @@ pub mod fit;
 pub mod inspect;
 pub mod model;
 pub mod predict;
+pub mod quantize;

@@ -31,6 +31,7 @@ mod unfold_2d;
 mod vocabulary_cross_entropy;
 mod weight_norm;
 
+pub(crate) use activation::forward_loop;
 pub use activation::{Activation, activate};
 pub use attention::{Attention, Places, RelativeBias, attention, attention_weights};
 pub use concat::{concat_cols, concat_rows, reshape, split_cols};

@@ -35,6 +35,11 @@ impl Adapters {
         Ok(())
     }
 
+    /// Whether an adapter is folded into the weights.
+    pub fn is_merged(&self) -> bool {
+        self.sets.iter().any(|s| s.replaced.is_some())
+    }
+
     /// Takes a merged adapter out of the weights again.
     ///
     /// # Errors

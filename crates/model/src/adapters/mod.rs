@@ -14,7 +14,7 @@ mod config;
 mod files;
 mod lora;
 mod merge;
-mod modules;
+pub(crate) mod modules;
 mod peft;
 mod site;
 mod trainable;

@@ -8,7 +8,7 @@ use sensorium_engine::{ParamId, Params};
 
 /// A layer with a weight.
 #[derive(Debug, Clone)]
-pub(super) struct Module {
+pub(crate) struct Module {
     /// Its dotted name: `towers.text.encoder.layer.0.attention.query`.
     pub name: String,
     /// Its weight or table.
@@ -35,7 +35,7 @@ const TABLES: [&str; 1] = ["word"];
 
 /// Every module, in the order of the parameters. Linear layers are the matrices
 /// called `weight`; tables have names of their own.
-pub(super) fn all(params: &Params) -> Vec<Module> {
+pub(crate) fn all(params: &Params) -> Vec<Module> {
     params
         .iter()
         .filter_map(|(id, p)| {

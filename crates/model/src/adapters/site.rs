@@ -6,6 +6,7 @@ use super::lora::{Lora, TableLora, row_norms};
 use super::modules::{Module, targets};
 use super::{AdapterConfig, BottleneckKind};
 use crate::{Context, ModelError, Result};
+use sensorium_engine::quantized::quantized_linear;
 use sensorium_engine::{Activation, ParamId, Params, Random, Tensor, Var, ops};
 use std::collections::HashMap;
 
@@ -45,6 +46,10 @@ impl Plain<'_> {
     /// x·Wᵀ + b
     pub fn forward(&self, cx: &Context<'_>, activation: Activation) -> Result<Var> {
         let bias = self.bias.map(|b| cx.param(b));
+        cx.note_input(self.weight, self.x);
+        if let Some(codes) = cx.codes(self.weight) {
+            return Ok(quantized_linear(self.x, codes, bias.as_ref(), activation)?);
+        }
         Ok(ops::linear(cx.tape, self.x, &cx.param(self.weight), bias.as_ref(), activation)?)
     }
 }

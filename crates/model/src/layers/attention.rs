@@ -89,7 +89,9 @@ impl MultiHeadAttention {
         around: &Surroundings<'_>,
         past: Option<&mut Past>,
     ) -> Result<Var> {
-        let (mut q, mut k) = (self.queries(cx, x)?, self.keys(cx, x)?);
+        let [q, k, v] = Linear::forward_three(cx, [&self.query, &self.key, &self.value], x)?;
+        let mut q = self.normed(cx, q, self.norms.as_ref().map(|n| &n.0))?;
+        let mut k = self.normed(cx, k, self.norms.as_ref().map(|n| &n.1))?;
         if let Some(rotary) = &self.rotary {
             let start = |segment| past.as_ref().map_or(0, |p| p.tokens(segment)) as u32;
             let places = |(i, r): (usize, Range<usize>)| start(i)..start(i) + r.len() as u32;
@@ -97,7 +99,6 @@ impl MultiHeadAttention {
             let turn = |x: &Var, heads| ops::rotary(cx.tape, x, &positions, &ops::Rotary { heads, ..rotary.clone() });
             (q, k) = (turn(&q, self.heads)?, turn(&k, self.kv_heads)?);
         }
-        let v = self.value.forward(cx, x)?;
         let (k, v, keys) = match past {
             Some(past) => past.extend((&k, &v), around.segments)?,
             None => (k, v, around.segments.clone()),

@@ -2,9 +2,11 @@
 
 use crate::adapters::Plain;
 use crate::{Context, Result};
+use sensorium_engine::quantized::quantized_linears;
 use sensorium_engine::{Activation, Builder, Init, ParamId, Var, ops};
 
-/// y = f(x·Wᵀ + b), changed by what an adapter attaches to it.
+/// y = f(x·Wᵀ + b), changed by what an adapter attaches to it. With a quantised
+/// weight, inference computes with its codes.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: ParamId,
@@ -25,7 +27,7 @@ impl Linear {
     /// # Errors
     /// When the names are taken.
     pub fn with_init(b: &mut Builder<'_>, inputs: usize, outputs: usize, bias: bool, init: Init) -> Result<Self> {
-        let weight = b.param("weight", &[outputs, inputs], init)?;
+        let weight = b.weight("weight", [outputs, inputs], init)?;
         let bias = if bias { Some(b.param("bias", &[outputs], Init::Constant(0.0))?) } else { None };
         Ok(Self { weight, bias })
     }
@@ -60,6 +62,26 @@ impl Linear {
         }
         let bias = self.bias.map(|b| cx.param(b));
         Ok(ops::activated_linear(cx.tape, u, activation, &cx.param(self.weight), bias.as_ref())?)
+    }
+
+    /// Three layers of one input; where they are quantised and nothing is
+    /// attached to them, it becomes codes only once.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub(crate) fn forward_three(cx: &Context<'_>, layers: [&Self; 3], x: &Var) -> Result<[Var; 3]> {
+        let [a, b, c] = layers;
+        if let [Some(first), Some(second), Some(third)] = layers.map(|l| cx.codes(l.weight))
+            && layers.iter().all(|l| cx.site(l.weight).is_none())
+        {
+            let biases = layers.map(|l| l.bias.map(|b| cx.param(b)));
+            let all = [first, second, third].into_iter().zip(biases.iter().map(Option::as_ref)).collect::<Vec<_>>();
+            let outputs = quantized_linears(x, &all, Activation::Identity)?;
+            if let Ok(outputs) = <[Var; 3]>::try_from(outputs) {
+                return Ok(outputs);
+            }
+        }
+        Ok([a.forward(cx, x)?, b.forward(cx, x)?, c.forward(cx, x)?])
     }
 
     /// Its weight, under which adapters are attached to it.

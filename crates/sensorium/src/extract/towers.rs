@@ -137,10 +137,9 @@ impl Towers {
         let mut add = |params: &Params| {
             for (_, p) in params.iter() {
                 hasher.update(p.name.as_bytes());
-                for chunk in p.value.data().chunks(1 << 16) {
-                    let bytes: Vec<u8> = chunk.iter().flat_map(|x| x.to_le_bytes()).collect();
-                    hasher.update(&bytes);
-                }
+                p.digest(|bytes| {
+                    hasher.update(bytes);
+                });
             }
         };
         match &self.from {

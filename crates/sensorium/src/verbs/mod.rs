@@ -4,6 +4,7 @@ mod dataset;
 pub mod evaluate;
 pub mod fit;
 pub mod predict;
+pub mod quantize;
 mod report;
 
 pub(crate) use dataset::open_cache;
