@@ -9,5 +9,6 @@ mod fit;
 mod inspect;
 mod model;
 mod predict;
+mod quantize;
 mod resume;
 mod scene;
