@@ -37,6 +37,7 @@ pub mod pattern;
 pub mod quantized;
 mod random;
 mod simd;
+pub mod similarity;
 mod tape;
 mod tensor;
 mod vector;
