@@ -47,6 +47,12 @@ pub enum Command {
     Extract(ExtractArguments),
     /// Make a model a quarter of its size, and faster: weights of 8 bits, for inference
     Quantize(QuantizeArguments),
+    /// Embed the rows of a table, or the files of a folder, into an index for searching
+    Index(IndexArguments),
+    /// Find the rows of an index that are most similar to a text, picture, sound or video
+    Search(SearchArguments),
+    /// Rows of an index near to what was liked, and different from each other
+    Recommend(RecommendArguments),
     /// Print configurations
     Config(ConfigArguments),
 }
@@ -160,7 +166,7 @@ impl SplitName {
 
 #[derive(Args, Debug)]
 pub struct PredictArguments {
-    /// The folder of a model
+    /// The folder of a model; with --labels that of a checkpoint (CLIP, SigLIP, …)
     pub model: PathBuf,
     /// A table of new rows; or give one sample with --text, --image, --audio, --video, --input
     #[arg(required_unless_present_any = ["text", "image", "audio", "video", "input"])]
@@ -183,6 +189,18 @@ pub struct PredictArguments {
     /// Answer with another adapter: the folder `adapter` of a model from the same base, or PEFT's
     #[arg(long, value_name = "FOLDER")]
     pub adapter: Option<PathBuf>,
+    /// Sort into classes that no model was trained on, by their names alone (zero-shot), as cat,dog
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', conflicts_with_all = ["adapter", "input"])]
+    pub labels: Vec<String>,
+    /// A sentence about a class for --labels, {} standing for its name (may be repeated)
+    #[arg(long, value_name = "TEXT", requires = "labels")]
+    pub template: Vec<String>,
+    /// The language of the usual sentences for --labels (default: that of the names)
+    #[arg(long, value_enum, requires = "labels", conflicts_with = "template")]
+    pub language: Option<LanguageName>,
+    /// The table's column to sort by with --labels
+    #[arg(long, value_name = "NAME", requires = "labels")]
+    pub column: Option<String>,
     /// The form of the answers
     #[arg(long, value_enum, default_value_t = Format::Csv)]
     pub format: Format,
@@ -246,6 +264,132 @@ pub struct QuantizeArguments {
     /// Leave these weights as they are: a name, a part of one or its end, with * and ? (may be repeated)
     #[arg(long, value_name = "PATTERN")]
     pub keep: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct IndexArguments {
+    /// The folder of a checkpoint whose towers meet in one space (CLIP, Chinese-CLIP, SigLIP) or of one encoder, or its name on the hub (org/name)
+    #[arg(value_name = "PATH|HUB-ID")]
+    pub model: String,
+    /// The table (CSV, TSV, JSONL, Parquet), or a folder of pictures, sounds, videos and texts
+    #[arg(value_name = "TABLE|FOLDER")]
+    pub source: PathBuf,
+    /// The index's folder; one that is there is brought up to date: only what is new or changed is embedded
+    #[arg(long, short, value_name = "INDEX")]
+    pub out: PathBuf,
+    /// Embed this column (may be repeated; default: every column that the model can read)
+    #[arg(long, value_name = "NAME")]
+    pub column: Vec<String>,
+    /// The column that names rows (default: the one that looks like it, else row numbers)
+    #[arg(long, value_name = "COLUMN")]
+    pub id: Option<String>,
+    /// Say the type of a column instead of inferring it (may be repeated)
+    #[arg(long = "type", value_name = "COLUMN=TYPE")]
+    pub types: Vec<TypedColumn>,
+    /// Rows embedded at a time
+    #[arg(long, value_name = "N", default_value = "32")]
+    pub batch_size: NonZeroUsize,
+    /// Keep entries that the table no longer has
+    #[arg(long)]
+    pub keep: bool,
+    /// Vectors from which on a graph makes searches approximate and fast; 0 for never
+    #[arg(long, value_name = "N", default_value = "50000")]
+    pub graph_from: usize,
+    /// Stop where more than this share of the rows cannot be read
+    #[arg(long, value_name = "SHARE", default_value = "0.1")]
+    pub max_bad: f64,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A column and the value it must have, as `kind=dog`.
+#[derive(Debug, Clone)]
+pub struct ColumnValue {
+    pub column: String,
+    pub value: String,
+}
+
+impl std::str::FromStr for ColumnValue {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (column, value) = text.split_once('=').ok_or("expected COLUMN=VALUE, as kind=dog")?;
+        Ok(Self { column: column.to_owned(), value: value.to_owned() })
+    }
+}
+
+/// Which hits, and how they are shown.
+#[derive(Args, Debug)]
+pub struct HitArguments {
+    /// Hits at most
+    #[arg(long, value_name = "N", default_value = "10")]
+    pub top: NonZeroUsize,
+    /// Only rows whose column has this value (may be repeated: all must hold)
+    #[arg(long = "where", value_name = "COLUMN=VALUE")]
+    pub filters: Vec<ColumnValue>,
+    /// Only what was embedded from this column (may be repeated)
+    #[arg(long, value_name = "NAME")]
+    pub column: Vec<String>,
+    /// Compare every vector, also where there is a graph
+    #[arg(long)]
+    pub exact: bool,
+    /// Write the hits as a page with small pictures, sounds and texts in it
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("query").required(true).multiple(true).args(["text", "image", "audio", "video"])))]
+pub struct SearchArguments {
+    /// The index's folder
+    pub index: PathBuf,
+    /// Search for a text; several queries together stand for their mean
+    #[arg(long)]
+    pub text: Vec<String>,
+    /// Search for what a picture shows
+    #[arg(long, value_name = "FILE")]
+    pub image: Vec<String>,
+    /// Search for what a sound is of
+    #[arg(long, value_name = "FILE")]
+    pub audio: Vec<String>,
+    /// Search for what a video shows
+    #[arg(long, value_name = "FILE")]
+    pub video: Vec<String>,
+    /// The model that made the index, where it has moved
+    #[arg(long, value_name = "PATH|HUB-ID")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub hits: HitArguments,
+}
+
+#[derive(Args, Debug)]
+pub struct RecommendArguments {
+    /// The index's folder
+    pub index: PathBuf,
+    /// The names of rows that were liked
+    #[arg(long, value_name = "ID,…", value_delimiter = ',', required = true)]
+    pub liked: Vec<String>,
+    /// The names of rows that were not liked
+    #[arg(long, value_name = "ID,…", value_delimiter = ',')]
+    pub disliked: Vec<String>,
+    /// The names of further rows that are not to come again
+    #[arg(long, value_name = "ID,…", value_delimiter = ',')]
+    pub seen: Vec<String>,
+    /// From 0, by nearness to the taste alone, to 1, by variety alone
+    #[arg(long, value_name = "SHARE", default_value = "0.3")]
+    pub variety: f32,
+    #[command(flatten)]
+    pub hits: HitArguments,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+pub enum LanguageName {
+    En,
+    Zh,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]

@@ -48,6 +48,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Convert(a) => commands::convert::run(a),
         Command::Extract(a) => commands::extract::run(a),
         Command::Quantize(a) => commands::quantize::run(a),
+        Command::Index(a) => commands::index::run(a),
+        Command::Search(a) => commands::search::run(a),
+        Command::Recommend(a) => commands::recommend::run(a),
         Command::Config(a) => commands::config::run(a),
     }
 }

@@ -105,7 +105,7 @@ pub struct DataPlan {
 }
 
 /// The version of [`PLAN_FILE`] that this program writes.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 
 impl DataPlan {
     /// Learns a plan from the training rows: which columns are inputs, the statistics of numbers and

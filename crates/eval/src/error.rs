@@ -33,6 +33,16 @@ pub enum EvalError {
         /// How many classes there are.
         classes: usize,
     },
+    /// A relevant item is none of those that were scored.
+    #[error("relevant items, query {row}: item {index} is out of range, there are {items} items")]
+    ItemOutOfRange {
+        /// Query, counted from 0.
+        row: usize,
+        /// The item found.
+        index: usize,
+        /// How many items there are.
+        items: usize,
+    },
     /// A value is NaN or infinite.
     #[error("{what}, row {row}, column {column}: {value} is not a finite number")]
     NotFinite {

@@ -5,6 +5,7 @@
 //!
 //! - [`Confusion`], [`Probabilities`], [`Ranking`], [`MultiLabel`] and [`Regression`] hold the
 //!   metrics, each defined as in scikit-learn and SciPy and tested against them.
+//! - [`Retrieval`] says how far up relevant items stand, as ranx has it.
 //! - [`Bootstrap`] draws intervals; [`McNemar`] and [`wilson`] are exact.
 //! - [`Evaluation`] gathers them for a task, [`Comparison`] for two models on the same rows.
 //! - [`plot`] draws them, [`Page`] tells them.
@@ -41,6 +42,7 @@ pub mod plot;
 mod probabilities;
 mod ranking;
 mod regression;
+mod retrieval;
 mod significance;
 mod table;
 mod terminal;
@@ -62,6 +64,7 @@ pub use probabilities::{
 };
 pub use ranking::{Curve, Ranking, thin};
 pub use regression::Regression;
+pub use retrieval::{Retrieval, RetrievalMetrics};
 pub use significance::{McNemar, bootstrap_p_value, normal_quantile, wilson};
 pub use table::{Align, Table};
 pub use terminal::compare_models;

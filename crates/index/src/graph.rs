@@ -314,7 +314,8 @@ mod tests {
     fn recall(graph: &Graph, vectors: &[f32], dim: usize, queries: &[f32]) -> f64 {
         let truth = exact::search(vectors, dim, queries, 10, |_| true);
         let found = graph.search(vectors, dim, queries, (10, 64), |_| true);
-        let both = |(t, f): (&Vec<Hit>, &Vec<Hit>)| t.iter().filter(|t| f.iter().any(|f| f.position == t.position)).count();
+        let both =
+            |(t, f): (&Vec<Hit>, &Vec<Hit>)| t.iter().filter(|t| f.iter().any(|f| f.position == t.position)).count();
         truth.iter().zip(&found).map(both).sum::<usize>() as f64 / (10 * truth.len()) as f64
     }
 

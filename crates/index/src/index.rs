@@ -178,7 +178,9 @@ impl Index {
     pub fn search(&self, queries: &[f32], search: &Search<'_>) -> Result<Vec<Vec<Hit>>> {
         let dim = self.dim();
         if queries.is_empty() || !queries.len().is_multiple_of(dim) {
-            return Err(IndexError::Vector { problem: format!("of {} numbers was given where this index has {dim}", queries.len()) });
+            return Err(IndexError::Vector {
+                problem: format!("of {} numbers was given where this index has {dim}", queries.len()),
+            });
         }
         let mut prepared = Vec::with_capacity(queries.len());
         for query in queries.chunks_exact(dim) {

@@ -70,7 +70,9 @@ impl Manifest {
     pub(crate) fn new(settings: &Settings) -> Result<Self> {
         let dim = settings.dim;
         if !(1..=MAX_DIM).contains(&dim) {
-            return Err(IndexError::Vector { problem: format!("of {dim} numbers cannot be indexed; expected 1 to {MAX_DIM}") });
+            return Err(IndexError::Vector {
+                problem: format!("of {dim} numbers cannot be indexed; expected 1 to {MAX_DIM}"),
+            });
         }
         Ok(Self {
             format: FORMAT,

@@ -17,7 +17,9 @@ pub fn taste(index: &Index, liked: &[usize], disliked: &[usize]) -> Result<Vec<f
         }
     }
     if liked.is_empty() || direction.iter().all(|d| d.abs() < 1e-9) {
-        return Err(IndexError::Vector { problem: "of this taste has no direction: give --liked that differ from --disliked".into() });
+        return Err(IndexError::Vector {
+            problem: "of this taste has no direction: give --liked that differ from --disliked".into(),
+        });
     }
     Ok(direction.into_iter().map(|d| d as f32).collect())
 }

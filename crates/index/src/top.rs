@@ -44,7 +44,11 @@ impl Top {
     /// The score that a hit must reach to matter.
     #[inline]
     pub fn threshold(&self) -> f32 {
-        if self.heap.len() < self.count { f32::NEG_INFINITY } else { self.heap.first().map_or(f32::INFINITY, |h| h.score) }
+        if self.heap.len() < self.count {
+            f32::NEG_INFINITY
+        } else {
+            self.heap.first().map_or(f32::INFINITY, |h| h.score)
+        }
     }
 
     /// Offers a hit.

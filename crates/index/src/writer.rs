@@ -108,7 +108,8 @@ impl Writer {
     /// Removes what a killed writer has left behind.
     fn sweep(&self) -> Result<()> {
         let m = &self.manifest;
-        let known: HashSet<&str> = m.segments.iter().chain(&m.deleted).chain(&m.graph).map(|f| f.file.as_str()).collect();
+        let known: HashSet<&str> =
+            m.segments.iter().chain(&m.deleted).chain(&m.graph).map(|f| f.file.as_str()).collect();
         let list = std::fs::read_dir(&self.folder).map_err(IndexError::io("read", &self.folder))?;
         for entry in list {
             let entry = entry.map_err(IndexError::io("read", &self.folder))?;

@@ -18,7 +18,13 @@ fn vector(at: u64) -> Vec<f32> {
 
 fn entry(at: u64) -> Entry {
     let fields = [("kind".to_owned(), if at % 2 == 0 { "偶" } else { "奇" }.to_owned())].into();
-    Entry { id: format!("行 {at}"), column: "text".into(), content: format!("{at:x}"), source: format!("第 {at} 句"), fields }
+    Entry {
+        id: format!("行 {at}"),
+        column: "text".into(),
+        content: format!("{at:x}"),
+        source: format!("第 {at} 句"),
+        fields,
+    }
 }
 
 /// Adds these rows and commits.

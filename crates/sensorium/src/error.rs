@@ -49,6 +49,9 @@ pub enum Error {
     /// Training.
     #[error(transparent)]
     Train(#[from] sensorium_train::TrainError),
+    /// An index.
+    #[error(transparent)]
+    Index(#[from] sensorium_index::IndexError),
     /// Metrics.
     #[error(transparent)]
     Eval(#[from] sensorium_eval::EvalError),

@@ -23,7 +23,8 @@
 //! # }
 //! ```
 //!
-//! The verbs are [`fit`], [`evaluate`], [`predict`], [`extract`] and [`quantize`];
+//! The verbs are [`fit`], [`evaluate`], [`predict`], [`extract`], [`quantize`]
+//! and those of [`mod@search`];
 //! [`FitConfig`] says how, [`Model`] is what they pass along.
 
 mod assemble;
@@ -40,6 +41,7 @@ mod mixup;
 mod model_info;
 mod processors;
 mod saved;
+pub mod search;
 mod task;
 mod verbs;
 
@@ -60,6 +62,7 @@ pub mod rooms {
     pub use sensorium_data as data;
     pub use sensorium_engine as engine;
     pub use sensorium_eval as eval;
+    pub use sensorium_index as index;
     pub use sensorium_media as media;
     pub use sensorium_model as model;
     pub use sensorium_train as train;

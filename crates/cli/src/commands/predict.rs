@@ -1,7 +1,9 @@
 //! `sensorium predict`
 
-use crate::arguments::{Format, PredictArguments};
-use sensorium::predict::{Prediction, only_column, predict_table, predict_values};
+use crate::arguments::{Format, LanguageName, PredictArguments};
+use crate::follow::Download;
+use sensorium::predict::{Counts, Prediction, only_column, predict_table, predict_values};
+use sensorium::search::{Language, Query, ZeroShotOptions, classify_table, classify_values};
 use sensorium::{Error, Modality, Model, Value};
 use serde_json::{Map, json};
 use std::io::{BufWriter, Write};
@@ -9,6 +11,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub fn run(arguments: &PredictArguments) -> anyhow::Result<ExitCode> {
+    if !arguments.labels.is_empty() {
+        return by_name(arguments);
+    }
     let mut model = Model::load(&arguments.model)?;
     if let Some(adapter) = &arguments.adapter {
         for note in model.load_adapter(adapter)? {
@@ -16,6 +21,59 @@ pub fn run(arguments: &PredictArguments) -> anyhow::Result<ExitCode> {
         }
     }
     model.merge_adapter()?;
+    let classes = model.learner.objective.label.classes.clone();
+    answering(arguments, classes, |each| match &arguments.table {
+        Some(table) => predict_table(&model, table, arguments.on_error.into(), each).map(Some),
+        None => each(predict_values(&model, &values(&model, arguments)?, Path::new("."))?).map(|()| None),
+    })
+}
+
+/// Sorts into classes that are known by name only.
+fn by_name(arguments: &PredictArguments) -> anyhow::Result<ExitCode> {
+    let options = ZeroShotOptions {
+        labels: arguments.labels.clone(),
+        templates: arguments.template.clone(),
+        language: arguments.language.map(|language| match language {
+            LanguageName::En => Language::English,
+            LanguageName::Zh => Language::Chinese,
+        }),
+    };
+    let folder = sensorium::hub::resolve(&arguments.model.to_string_lossy(), &mut Download::default().follow())?;
+    let classes = arguments.labels.iter().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect();
+    answering(arguments, classes, |each| match &arguments.table {
+        Some(table) => {
+            let column = arguments.column.as_deref();
+            classify_table(&folder, table, column, &options, arguments.on_error.into(), each).map(Some)
+        }
+        None => each(classify_values(&folder, &query(arguments)?, &options)?).map(|()| None),
+    })
+}
+
+/// The one thing that was given on the command line.
+fn query(a: &PredictArguments) -> Result<Query, Error> {
+    let given = [
+        (&a.text, Modality::Text),
+        (&a.image, Modality::Image),
+        (&a.audio, Modality::Audio),
+        (&a.video, Modality::Video),
+    ];
+    let mut given = given.into_iter().filter_map(|(v, modality)| Some(Query { modality, value: v.clone()? }));
+    match (given.next(), given.next()) {
+        (Some(one), None) => Ok(one),
+        _ => Err(Error::Request("with --labels, give one of --text, --image, --audio and --video, or a table".into())),
+    }
+}
+
+/// Where answers go, one by one.
+type Each<'a> = dyn FnMut(Prediction) -> Result<(), Error> + 'a;
+
+/// Writes the answers of `work` where they are wanted; what it gives back, for
+/// a table, is told to the person.
+fn answering(
+    arguments: &PredictArguments,
+    classes: Vec<String>,
+    work: impl FnOnce(&mut Each<'_>) -> Result<Option<Counts>, Error>,
+) -> anyhow::Result<ExitCode> {
     let format = match arguments.out.as_deref().and_then(Path::extension).and_then(|e| e.to_str()) {
         Some("jsonl" | "json" | "ndjson") => Format::Jsonl,
         Some("csv") => Format::Csv,
@@ -35,31 +93,27 @@ pub fn run(arguments: &PredictArguments) -> anyhow::Result<ExitCode> {
         })?),
         None => Box::new(std::io::stdout().lock()),
     };
-    let mut writer = Answers::new(BufWriter::new(sink), format, &model)?;
-    match &arguments.table {
-        Some(table) => {
-            let mut failure = None;
-            let counts = predict_table(&model, table, arguments.on_error.into(), &mut |p| {
-                writer.write(&p).map_err(|e| {
-                    failure = Some(e);
-                    Error::Request("the answers cannot be written".into())
-                })
-            });
-            if let Some(e) = failure {
-                return Err(e);
-            }
-            let counts = counts?;
-            for column in &counts.absent {
-                eprintln!("the table has no column {column:?}: predicted without it");
-            }
-            for problem in &counts.problems {
-                eprintln!("{problem}");
-            }
-            if counts.bad > 0 {
-                eprintln!("{} rows answered, {} could not be read", counts.answered, counts.bad);
-            }
+    let mut writer = Answers::new(BufWriter::new(sink), format, classes)?;
+    let mut failure = None;
+    let counts = work(&mut |p| {
+        writer.write(&p).map_err(|e| {
+            failure = Some(e);
+            Error::Request("the answers cannot be written".into())
+        })
+    });
+    if let Some(e) = failure {
+        return Err(e);
+    }
+    if let Some(counts) = counts? {
+        for column in &counts.absent {
+            eprintln!("the table has no column {column:?}: predicted without it");
         }
-        None => writer.write(&predict_values(&model, &values(&model, arguments)?, Path::new("."))?)?,
+        for problem in &counts.problems {
+            eprintln!("{problem}");
+        }
+        if counts.bad > 0 {
+            eprintln!("{} rows answered, {} could not be read", counts.answered, counts.bad);
+        }
     }
     let sink = writer.finish()?;
     drop(sink);
@@ -104,8 +158,7 @@ enum Form<W: Write> {
 }
 
 impl<W: Write> Answers<W> {
-    fn new(sink: W, format: Format, model: &Model) -> anyhow::Result<Self> {
-        let classes = model.learner.objective.label.classes.clone();
+    fn new(sink: W, format: Format, classes: Vec<String>) -> anyhow::Result<Self> {
         let form = match format {
             Format::Jsonl => Form::Jsonl(sink),
             Format::Csv => {

@@ -9,6 +9,7 @@ pub mod augment;
 pub mod color;
 mod convolution;
 mod decode;
+mod encode;
 mod jpeg;
 mod resize;
 mod svg;
@@ -16,6 +17,7 @@ mod svg_cost;
 
 pub use augment::ImageAugment;
 pub use decode::{DecodeOptions, decode, decode_with};
+pub use encode::to_jpeg;
 pub use resize::{Filter, center_crop, crop, pad, resize, resize_shorter_side};
 
 pub(crate) use resize::shorter_side_size;
