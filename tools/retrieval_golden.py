@@ -4,7 +4,7 @@
 
 writes retrieval.json. Recall@K (ranx calls it hit_rate), the mean reciprocal rank, nDCG@10 and
 mAP come from ranx; nDCG and average precision are compared with scikit-learn's here, so that the
-two agree; the median rank is NumPy's. Versions used: ranx 0.3.21, scikit-learn 1.8, NumPy 2.3.
+two agree; the median rank is NumPy's. Versions used: ranx 0.3.21, scikit-learn 1.9.1, NumPy 2.4.6.
 """
 
 import json
@@ -57,11 +57,11 @@ def main():
     rng = np.random.default_rng(7)
     # No equal scores: tools differ in what they make of those.
     noise = lambda q, d: np.round(rng.permutation(q * d).reshape(q, d) / (q * d), 6)
-    one = noise(20, 20) + 0.35 * np.eye(20)
+    one = noise(20, 20) + 0.3507 * np.eye(20)
     several = noise(12, 36)
     groups = [list(range(3 * q, 3 * q + 3)) for q in range(12)]
     for q, items in enumerate(groups):
-        several[q, items] += 0.25
+        several[q, items] += 0.2507
     uneven = noise(15, 18)
     mixed = [sorted(rng.choice(18, size=rng.integers(0, 13), replace=False).tolist()) for _ in range(15)]
     cases = [case("one each", one, [[q] for q in range(20)]), case("three captions", several, groups),

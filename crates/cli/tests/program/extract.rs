@@ -305,7 +305,7 @@ fn shards_can_stay_files_of_their_own() {
 }
 
 /// A BERT checkpoint with a tokenizer, small and arbitrary.
-fn write_bert(scene: &Scene, folder: &str) {
+pub fn write_bert(scene: &Scene, folder: &str) {
     const HIDDEN: usize = 8;
     let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "甲", "乙"];
     let vocabulary: serde_json::Map<String, Value> =

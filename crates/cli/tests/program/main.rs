@@ -12,3 +12,4 @@ mod predict;
 mod quantize;
 mod resume;
 mod scene;
+mod search;
