@@ -5,6 +5,7 @@
 mod activation;
 mod attention;
 mod concat;
+mod contrastive;
 mod conv_1d;
 mod cross_entropy;
 mod dropout;
@@ -35,6 +36,7 @@ pub(crate) use activation::forward_loop;
 pub use activation::{Activation, activate};
 pub use attention::{Attention, Places, RelativeBias, attention, attention_weights};
 pub use concat::{concat_cols, concat_rows, reshape, split_cols};
+pub use contrastive::{info_nce, pairwise_sigmoid};
 pub use conv_1d::{Convolution1d, conv_1d};
 pub use cross_entropy::{CrossEntropy, cross_entropy, soft_cross_entropy};
 pub use dropout::{drop_path, dropout};
