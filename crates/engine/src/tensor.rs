@@ -93,7 +93,7 @@ impl<E: Element> Tensor<E> {
 
     /// A shape whose values are elsewhere: those of a quantised parameter.
     pub(crate) fn hollow(shape: Shape) -> Self {
-        Self { shape, data: Arc::new(Buffer::any(0)) }
+        Self { shape, data: Storage::shared(Buffer::any(0)) }
     }
 
     /// A tensor of zeros.

@@ -90,15 +90,6 @@ impl<'a, E> Output<'a, E> {
     pub fn dense(data: &'a mut [E], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
-
-    /// An output over some columns of rows that other tasks share.
-    ///
-    /// # Safety
-    /// `data` must be valid for the elements covered, for `'a`, and nobody
-    /// else may touch those elements meanwhile.
-    pub(crate) unsafe fn raw(data: *mut E, rows: usize, cols: usize, stride: usize) -> Self {
-        Self { data, rows, cols, stride, memory: PhantomData }
-    }
 }
 
 /// A function over a run of elements, in place.
