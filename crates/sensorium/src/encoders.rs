@@ -38,8 +38,14 @@ struct Encoder {
 
 impl Encoder {
     fn open(key: &str, part: &'static str, folder: &Path, section: &TowerSection) -> Result<Self> {
-        for (name, set) in [("hidden", section.hidden), ("layers", section.layers), ("heads", section.heads)] {
-            if set.is_some() {
+        let plain = TowerSection::default();
+        for (name, set) in [
+            ("hidden", section.hidden.is_some()),
+            ("layers", section.layers.is_some()),
+            ("heads", section.heads.is_some()),
+            ("pooling", section.pooling != plain.pooling),
+        ] {
+            if set {
                 return Err(Error::Config {
                     place: format!("{key}.tower.{name}"),
                     problem: format!("is decided by {key}.encoder; leave it out, or leave out the encoder"),
@@ -59,8 +65,23 @@ impl Encoder {
         Ok(Self { source, part, tower })
     }
 
-    fn describe(&self, key: &str) -> String {
-        format!("{key} encoder: {} from {}", self.source.family().name, self.source.folder().display())
+    /// Lines about it for the person, with what of the tower's section does not apply to it.
+    fn describe(&self, key: &str, section: &TowerSection) -> String {
+        let mut text = format!("{key} encoder: {} from {}", self.source.family().name, self.source.folder().display());
+        let plain = TowerSection::default();
+        let unused: Vec<&str> = [
+            ("dropout", section.dropout != plain.dropout),
+            ("attention_dropout", section.attention_dropout != plain.attention_dropout),
+            ("drop_path", section.drop_path != plain.drop_path),
+        ]
+        .into_iter()
+        .filter_map(|(name, set)| set.then_some(name))
+        .collect();
+        // The blocks over the frames of a video are not the encoder's: theirs stand.
+        if !unused.is_empty() && key != "video" {
+            text += &format!("\n{key}.tower: {} not used, the encoder has its own", unused.join(", "));
+        }
+        text
     }
 }
 
@@ -233,9 +254,15 @@ impl Encoders {
     }
 
     /// Lines about the encoders for the person.
-    pub(crate) fn describe(&self) -> Option<String> {
-        let all = [("text", &self.text), ("image", &self.image), ("audio", &self.audio), ("video", &self.video)];
-        let lines: Vec<String> = all.iter().filter_map(|(key, e)| Some(e.as_ref()?.describe(key))).collect();
+    pub(crate) fn describe(&self, config: &FitConfig) -> Option<String> {
+        let all = [
+            ("text", &self.text, &config.text.tower),
+            ("image", &self.image, &config.image.tower),
+            ("audio", &self.audio, &config.audio.tower),
+            ("video", &self.video, &config.video.tower),
+        ];
+        let lines: Vec<String> =
+            all.iter().filter_map(|(key, e, section)| Some(e.as_ref()?.describe(key, section))).collect();
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 }

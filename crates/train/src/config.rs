@@ -41,6 +41,9 @@ pub struct TrainConfig {
     pub grad_accumulation: usize,
     /// The largest global norm of the gradients, longer ones are scaled down; 0: no clipping.
     pub clip_norm: f64,
+    /// Whether each validation is shown as a whole report, for classes with precision, recall
+    /// and F1 of each, not only in one line.
+    pub report_every_epoch: bool,
     /// When to stop before the last epoch, and by what the best weights are chosen.
     pub early_stopping: EarlyStopping,
     /// Each layer of a tower learns at this multiple of the rate of the layer above it,
@@ -129,6 +132,7 @@ impl Default for TrainConfig {
             min_lr_ratio: 0.0,
             grad_accumulation: 1,
             clip_norm: 1.0,
+            report_every_epoch: false,
             early_stopping: EarlyStopping::default(),
             layer_decay: 1.0,
             lr_scale: BTreeMap::new(),
@@ -155,8 +159,14 @@ impl Default for CheckpointEvery {
 
 /// The keys that may differ between a checkpoint and the run that resumes it: they
 /// decide when to stop and what to write, not what the weights become.
-pub(crate) const MAY_CHANGE: [&str; 5] =
-    ["epochs", "early_stopping.patience", "early_stopping.min_gain", "checkpoint_every", "keep_checkpoints"];
+pub(crate) const MAY_CHANGE: [&str; 6] = [
+    "epochs",
+    "report_every_epoch",
+    "early_stopping.patience",
+    "early_stopping.min_gain",
+    "checkpoint_every",
+    "keep_checkpoints",
+];
 
 impl TrainConfig {
     /// Checks that every setting is in range.

@@ -81,6 +81,12 @@ pub trait Judge<M> {
     /// # Errors
     /// The caller's own.
     fn judge(&mut self, model: &M, epoch: u64) -> Result<BTreeMap<String, f64>, BoxError>;
+
+    /// The last validation in full, for a person to read, one or more lines; asked for with
+    /// `report_every_epoch`. None where there is no more to say than the metrics.
+    fn report(&self) -> Option<String> {
+        None
+    }
 }
 
 /// No validation: the last weights are the result.
@@ -124,6 +130,8 @@ pub enum Event<'a> {
     },
     /// An epoch ended.
     Epoch(&'a EpochRecord),
+    /// The validation of the epoch that ended, in full.
+    Report(&'a str),
     /// A checkpoint was written.
     Checkpoint {
         /// Where.

@@ -145,6 +145,7 @@ impl Observer for Progress {
                 self.say(&line);
                 self.speed.pause();
             }
+            Event::Report(text) => self.say(text),
             Event::Checkpoint { .. } => self.speed.pause(),
             Event::Stop(stopped) => {
                 if let View::Bar(bar) = &self.view {

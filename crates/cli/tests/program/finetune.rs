@@ -112,3 +112,17 @@ fn mistakes_are_explained() {
     let error = failure(scene.program().args(["predict", "lora", "table.csv", "--adapter", "full"]), 1);
     assert!(error.contains("expected an adapter's folder"), "{error}");
 }
+
+#[test]
+fn what_an_encoder_decides_is_refused_or_said_to_be_unused() {
+    let scene = scene();
+    for (setting, name) in
+        [("text.tower.pooling=\"max\"", "text.tower.pooling"), ("text.tower.layers=1", "text.tower.layers")]
+    {
+        let error = failure(&mut fit(&scene, "refused", &[setting]), 1);
+        assert!(error.contains(name) && error.contains("is decided by text.encoder"), "{error}");
+    }
+    let output = fit(&scene, "said", &["text.tower.dropout=0.3"]).assert().success().get_output().clone();
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(said.contains("text.tower: dropout not used"), "{said}");
+}

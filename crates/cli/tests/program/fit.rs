@@ -143,3 +143,22 @@ fn other_kinds_of_labels() {
     let accuracy = run("grade", "ordinal", &ordinal, "accuracy");
     assert!(accuracy > 0.8, "{accuracy}");
 }
+
+#[test]
+fn every_epoch_is_reported_by_class_where_that_is_asked_for() {
+    let scene = Scene::new(60);
+    let stderr = |out: &str, more: &[&str]| -> String {
+        let mut arguments = vec!["--set", "train.epochs=2"];
+        arguments.extend(more);
+        let output = scene.fit(out, &arguments).output().expect("the program runs");
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let tables = |text: &str| text.lines().filter(|l| l.contains("precision") && l.contains("support")).count();
+    let plain = stderr("plain", &[]);
+    assert_eq!(tables(&plain), 0, "{plain}");
+    let reported = stderr("reported", &["--set", "train.report_every_epoch=true"]);
+    assert_eq!(tables(&reported), 2, "{reported}");
+    // Looking changes nothing.
+    assert!(scene.bytes("plain/model.safetensors") == scene.bytes("reported/model.safetensors"));
+}

@@ -15,6 +15,7 @@ use crate::task::Objective;
 use crate::{Error, Result};
 use sensorium_data::{DataPlan, Loader, Processor};
 use sensorium_engine::Tape;
+use sensorium_eval::Evaluation;
 use sensorium_model::towers::{ImageStem, ImageTowerConfig};
 use sensorium_model::{Frozen, FusionKind, MultimodalModel};
 use sensorium_train::{
@@ -108,7 +109,7 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
     if matches!(config.finetune.method, MethodName::Full | MethodName::TopLayers) {
         encoders.slow_down(&mut config, &model, processors());
     }
-    if let Some(text) = encoders.describe() {
+    if let Some(text) = encoders.describe(&config) {
         follower.note(&text);
     }
     let mut learner = Learner { model, params, objective, feature_cache: None };
@@ -279,9 +280,11 @@ impl Observer for Watch<'_> {
     }
 }
 
-/// Validation: loss and the metrics worth watching.
+/// Validation: loss and the metrics worth watching, and all of it as a report where that is wanted.
 struct Validation {
     loader: Option<Loader>,
+    report: Option<String>,
+    wants_report: bool,
 }
 
 impl Validation {
@@ -289,15 +292,33 @@ impl Validation {
         let rows = &dataset.splits.val;
         let loader =
             if rows.is_empty() { None } else { Some(dataset.in_order(&model.plan, rows, &model.config, true)?) };
-        Ok(Self { loader })
+        Ok(Self { loader, report: None, wants_report: model.config.train.report_every_epoch })
     }
 }
 
 impl Judge<Learner> for Validation {
     fn judge(&mut self, learner: &Learner, _epoch: u64) -> std::result::Result<BTreeMap<String, f64>, BoxError> {
         let Some(loader) = &self.loader else { return Ok(BTreeMap::new()) };
-        metrics(learner, &answer_loader(learner, loader, false)?).map_err(BoxError::from)
+        let answered = answer_loader(learner, loader, false)?;
+        if self.wants_report && !answered.rows.is_empty() {
+            self.report = Some(validation_report(learner, &answered)?);
+        }
+        metrics(learner, &answered).map_err(BoxError::from)
     }
+
+    fn report(&self) -> Option<String> {
+        self.report.clone()
+    }
+}
+
+/// Precision, recall and F1 of every class, and who is taken for whom; for a regression its
+/// metrics.
+fn validation_report(learner: &Learner, answered: &Answered) -> Result<String> {
+    let judged = judged(&learner.objective.label, &answered.targets, &answered.decisions)?;
+    let evaluation = Evaluation::new(judged.as_ref(), &sensorium_eval::Options::default())?;
+    let classes = evaluation.classes_table();
+    let table = if classes.is_empty() { evaluation.metrics_table() } else { classes };
+    Ok(format!("\n{table}"))
 }
 
 fn metrics(learner: &Learner, answered: &Answered) -> Result<BTreeMap<String, f64>> {

@@ -33,6 +33,11 @@ impl<M: Trainable> Run<'_, M> {
             seconds_validating,
         };
         self.observer.event(&Event::Epoch(&record));
+        if self.config.report_every_epoch
+            && let Some(text) = self.judge.report()
+        {
+            self.observer.event(&Event::Report(&text));
+        }
         self.plot("train_epoch", [("loss", record.train_loss)].into_iter())?;
         self.plot("validation", record.metrics.iter().map(|(name, x)| (name.as_str(), *x)))?;
         self.log.append(&Record::Epoch(record))?;
