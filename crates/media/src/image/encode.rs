@@ -2,8 +2,7 @@
 
 use super::Image;
 use crate::error::{MediaError, Result};
-use image::ExtendedColorType;
-use image::codecs::jpeg::JpegEncoder;
+use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
 
 /// The longest side of a JPEG file.
 const MAX_SIDE: usize = 65_535;
@@ -20,13 +19,12 @@ pub fn to_jpeg(image: &Image, quality: u8) -> Result<Vec<u8>> {
             image.width.max(image.height),
         )
     };
-    let side = |n: usize| u32::try_from(n).ok().filter(|_| n <= MAX_SIDE).ok_or_else(refused);
-    let (width, height) = (side(image.width)?, side(image.height)?);
-    let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, quality.clamp(1, 100))
-        .encode(&image.data, width, height, ExtendedColorType::Rgb8)
-        .map_err(|_| refused())?;
-    Ok(bytes)
+    let Image { width, height, .. } = *image;
+    if width.max(height) > MAX_SIDE {
+        return Err(refused());
+    }
+    let quality = quality.clamp(1, 100);
+    compress(&image.data, width, height, PixelFormat::Rgb, quality, Subsampling::S420).map_err(|_| refused())
 }
 
 #[cfg(test)]
