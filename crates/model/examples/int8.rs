@@ -46,8 +46,7 @@ fn serve(case: &Case) -> Result<(), Failure> {
     let ids = text.vocab_size as u32 - 1;
     let outputs = pretrained.labels().map_or(2, |labels| labels.len());
     if case.int8 {
-        // The classifier stays as it is, as the head of our own models does.
-        quantize(&mut params, &Quantization { keep: vec!["classifier".into()], calibration: None })?;
+        quantize(&mut params, &Quantization::default())?;
     }
     let mut answers = std::io::stdout().lock();
     writeln!(answers, "ready")?;
