@@ -217,6 +217,14 @@ impl<'a> Surroundings<'a> {
     }
 }
 
+/// What stands between two sublayers.
+struct Between {
+    /// What the next one's output is added to.
+    residual: Var,
+    /// What the next one takes.
+    input: Var,
+}
+
 /// Attention and a feed-forward part, each with a residual.
 #[derive(Debug, Clone)]
 pub struct Block {
@@ -293,22 +301,34 @@ impl Block {
             Some(cache) => (Some(&mut cache.past), cache.memory.as_ref()),
             None => (None, None),
         };
-        let x = self.sublayer(cx, x, self.attention_norm.as_ref(), around, self.scales.map(|s| s.0), |y| {
-            self.attention.forward(cx, y, around, past)
-        })?;
-        let x = match &self.cross {
-            None => x,
-            Some((cross, norm)) => {
-                let memory = match known {
-                    Some(memory) => Some(memory.clone()),
-                    None => self.project_memory(cx, around.memory)?,
-                };
-                let memory =
-                    memory.ok_or_else(|| ModelError::config("block", "cross-attention needs a memory to attend to"))?;
-                self.sublayer(cx, &x, Some(norm), around, None, |y| cross.forward_to(cx, y, around.segments, &memory))?
-            }
+        let pre = self.config.norm_place == NormPlace::Pre;
+        let (own, mlp) = (self.attention_norm.as_ref(), &self.mlp_norm);
+        let input = match own.filter(|_| pre) {
+            Some(norm) => norm.forward(cx, x)?,
+            None => x.clone(),
         };
-        self.sublayer(cx, &x, Some(&self.mlp_norm), around, self.scales.map(|s| s.1), |y| self.feed_forward(cx, y))
+        let y = self.attention.forward(cx, &input, around, past)?;
+        let y = self.finish(cx, y, around, self.scales.map(|s| s.0))?;
+        let after = match &self.cross {
+            Some((_, norm)) if pre => Some(norm),
+            None if pre => Some(mlp),
+            _ => own,
+        };
+        let mut at = self.join(cx, &y, x, after)?;
+        if let Some((cross, norm)) = &self.cross {
+            let memory = match known {
+                Some(memory) => Some(memory.clone()),
+                None => self.project_memory(cx, around.memory)?,
+            };
+            let memory =
+                memory.ok_or_else(|| ModelError::config("block", "cross-attention needs a memory to attend to"))?;
+            let y = cross.forward_to(cx, &at.input, around.segments, &memory)?;
+            let y = self.finish(cx, y, around, None)?;
+            at = self.join(cx, &y, &at.residual, Some(if pre { mlp } else { norm }))?;
+        }
+        let y = self.feed_forward(cx, &at.input)?;
+        let y = self.finish(cx, y, around, self.scales.map(|s| s.1))?;
+        Ok(self.join(cx, &y, &at.residual, Some(mlp).filter(|_| !pre))?.residual)
     }
 
     /// The layer that it begins with.
@@ -325,35 +345,25 @@ impl Block {
         }
     }
 
-    /// x + f(norm(x)), or norm(x + f(x)), with dropout, stochastic depth and
-    /// layer scale on f.
-    fn sublayer(
-        &self,
-        cx: &Context<'_>,
-        x: &Var,
-        norm: Option<&LayerNorm>,
-        around: &Surroundings<'_>,
-        scale: Option<ParamId>,
-        f: impl FnOnce(&Var) -> Result<Var>,
-    ) -> Result<Var> {
-        let finish = |y: Var| {
-            let y = match scale {
-                Some(scale) => ops::mul_vector(cx.tape, &y, &cx.param(scale))?,
-                None => y,
-            };
-            self.after(cx, y, around.segments)
+    /// x + y, with the norm that follows: of the next sublayer's input where
+    /// norms stand before sublayers, of the sum itself where they stand after.
+    fn join(&self, cx: &Context<'_>, y: &Var, x: &Var, norm: Option<&LayerNorm>) -> Result<Between> {
+        let Some(norm) = norm else {
+            let residual = ops::add(cx.tape, y, x)?;
+            return Ok(Between { input: residual.clone(), residual });
         };
-        let norm = |x: Var| norm.map_or(Ok(x.clone()), |norm| norm.forward(cx, &x));
-        match self.config.norm_place {
-            NormPlace::Pre => {
-                let y = finish(f(&norm(x.clone())?)?)?;
-                Ok(ops::add(cx.tape, &y, x)?)
-            }
-            NormPlace::Post => {
-                let y = finish(f(x)?)?;
-                norm(ops::add(cx.tape, &y, x)?)
-            }
-        }
+        let (sum, input) = norm.after_sum(cx, y, x)?;
+        let residual = if self.config.norm_place == NormPlace::Pre { sum } else { input.clone() };
+        Ok(Between { residual, input })
+    }
+
+    /// Layer scale, dropout and stochastic depth on a sublayer's output.
+    fn finish(&self, cx: &Context<'_>, y: Var, around: &Surroundings<'_>, scale: Option<ParamId>) -> Result<Var> {
+        let y = match scale {
+            Some(scale) => ops::mul_vector(cx.tape, &y, &cx.param(scale))?,
+            None => y,
+        };
+        self.after(cx, y, around.segments)
     }
 
     fn feed_forward(&self, cx: &Context<'_>, x: &Var) -> Result<Var> {

@@ -58,4 +58,17 @@ impl LayerNorm {
             NormKind::RmsNorm => ops::rms_norm(cx.tape, x, &weight, self.eps)?,
         })
     }
+
+    /// The sum of two `[rows, dim]` and its normalisation, as one operation.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn after_sum(&self, cx: &Context<'_>, a: &Var, b: &Var) -> Result<(Var, Var)> {
+        let weight = cx.param(self.weight);
+        let bias = self.bias.map(|b| cx.param(b));
+        Ok(match self.kind {
+            NormKind::LayerNorm => ops::add_layer_norm(cx.tape, (a, b), &weight, bias.as_ref(), self.eps)?,
+            NormKind::RmsNorm => ops::add_rms_norm(cx.tape, (a, b), &weight, self.eps)?,
+        })
+    }
 }
