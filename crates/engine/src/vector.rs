@@ -35,7 +35,7 @@ pub(crate) trait Vector<E>: Copy {
     unsafe fn largest(self) -> E;
 }
 
-/// As many elements as a cache line of `f32` holds half of, in plain Rust.
+/// Eight elements, in plain Rust.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable<E>([E; 8]);
 
