@@ -119,7 +119,8 @@ impl Model {
     fn input(&self, lengths: &[usize]) -> Result<ColumnInput, Failure> {
         let rows: usize = lengths.iter().sum();
         let tensor = |dims: &[usize]| {
-            let values: Vec<f32> = (0..dims.iter().product()).map(|i| scatter(i) as f32 / 2f32.powi(23) - 1.0).collect();
+            let values: Vec<f32> =
+                (0..dims.iter().product()).map(|i| scatter(i) as f32 / 2f32.powi(23) - 1.0).collect();
             Tensor::from_slice(dims, &values)
         };
         let values = match &self.config {

@@ -61,9 +61,12 @@ pub fn run(arguments: &QuantizeArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A kind of parameter, and whether a name is one.
+type Kind<'a> = (&'a str, &'a dyn Fn(&str) -> bool);
+
 /// What stayed as it was, by kind.
 fn left(result: &QuantizeResult) -> String {
-    let kinds: [(&str, &dyn Fn(&str) -> bool); 4] = [
+    let kinds: [Kind<'_>; 4] = [
         ("head", &|name| name.starts_with("head.")),
         ("norms", &|name| name.contains("norm")),
         ("biases", &|name| name.ends_with(".bias")),

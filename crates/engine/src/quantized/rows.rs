@@ -108,7 +108,7 @@ fn plain(row: &[f32], fixed: Option<(f32, f32)>, codes: &mut [u8]) -> (f32, f32)
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     let (codes, padding) = codes.split_at_mut(row.len());
     for (code, x) in codes.iter_mut().zip(row) {
-        let shifted = (x * inverse + zero).max(0.0).min(255.0);
+        let shifted = (x * inverse + zero).clamp(0.0, 255.0);
         *code = (shifted + ROUND).to_bits() as u8;
     }
     padding.fill(0);
