@@ -48,7 +48,7 @@ fn main() {
         let d: Vec<f32> = (0..rows * outputs).map(|i| (i % 11) as f32 / 11.0).collect();
         let (mx, mw, md) =
             (Matrix::dense(&x, rows, inputs), Matrix::dense(&w, outputs, inputs), Matrix::dense(&d, rows, outputs));
-        let forms: [(&str, Matrix<'_, f32>, Matrix<'_, f32>, usize, usize); 3] = [
+        let forms = [
             ("forward", mx, mw.transposed(), rows, outputs),
             ("input gradient", md, mw, rows, inputs),
             ("weight gradient", md.transposed(), mx, outputs, inputs),

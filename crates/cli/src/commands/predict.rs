@@ -93,7 +93,7 @@ fn answering(
         })?),
         None => Box::new(std::io::stdout().lock()),
     };
-    let mut writer = Answers::new(BufWriter::new(sink), format, classes)?;
+    let mut writer = Answers::new(BufWriter::new(sink), format, classes);
     let mut failure = None;
     let counts = work(&mut |p| {
         writer.write(&p).map_err(|e| {
@@ -150,6 +150,9 @@ fn values(model: &Model, a: &PredictArguments) -> Result<Vec<(String, Value)>, E
 struct Answers<W: Write> {
     form: Form<W>,
     classes: Vec<String>,
+    /// Whether the names of the columns are written: with the first answer, so
+    /// that what fails before it prints nothing.
+    begun: bool,
 }
 
 enum Form<W: Write> {
@@ -158,23 +161,28 @@ enum Form<W: Write> {
 }
 
 impl<W: Write> Answers<W> {
-    fn new(sink: W, format: Format, classes: Vec<String>) -> anyhow::Result<Self> {
+    fn new(sink: W, format: Format, classes: Vec<String>) -> Self {
         let form = match format {
             Format::Jsonl => Form::Jsonl(sink),
-            Format::Csv => {
-                let mut writer = csv::Writer::from_writer(sink);
-                let mut header = vec!["row".to_owned(), "label".to_owned()];
-                header.extend(classes.iter().map(|c| format!("p({c})")));
-                header.push("error".to_owned());
-                writer.write_record(&header)?;
-                Form::Csv(Box::new(writer))
-            }
+            Format::Csv => Form::Csv(Box::new(csv::Writer::from_writer(sink))),
         };
-        Ok(Self { form, classes })
+        Self { form, classes, begun: false }
+    }
+
+    /// Writes the names of the columns, once.
+    fn begin(&mut self) -> anyhow::Result<()> {
+        if let (Form::Csv(writer), false) = (&mut self.form, self.begun) {
+            let classes = self.classes.iter().map(|c| format!("p({c})"));
+            let header = ["row".to_owned(), "label".to_owned()].into_iter().chain(classes);
+            writer.write_record(header.chain(["error".to_owned()]))?;
+        }
+        self.begun = true;
+        Ok(())
     }
 
     /// Rows count from 1, as in messages.
     fn write(&mut self, p: &Prediction) -> anyhow::Result<()> {
+        self.begin()?;
         let probabilities = p.decision.as_ref().and_then(|d| d.probabilities());
         match &mut self.form {
             Form::Csv(writer) => {
@@ -213,7 +221,8 @@ impl<W: Write> Answers<W> {
         Ok(())
     }
 
-    fn finish(self) -> anyhow::Result<W> {
+    fn finish(mut self) -> anyhow::Result<W> {
+        self.begin()?;
         match self.form {
             Form::Csv(writer) => Ok(writer.into_inner().map_err(|e| e.into_error())?),
             Form::Jsonl(mut sink) => {

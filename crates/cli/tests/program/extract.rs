@@ -337,7 +337,20 @@ pub fn write_bert(scene: &Scene, folder: &str) {
         .into_iter()
         .enumerate()
         .map(|(at, (name, dims))| {
-            let value = |i: usize| ((at * 131 + i * 37) % 101) as f32 / 101.0 - 0.5;
+            // Words that differ, and norms that keep the differences.
+            let (mean, scale) = match &name {
+                n if n.ends_with("word_embeddings.weight") => (0.0, 4.0),
+                n if n.ends_with("LayerNorm.weight") => (1.0, 0.4),
+                n if n.ends_with("LayerNorm.bias") => (0.0, 0.2),
+                _ => (0.0, 1.0),
+            };
+            let value = |i: usize| {
+                let mut bits = (at * 4096 + i) as u32;
+                for factor in [0x7feb_352d, 0x846c_a68b_u32] {
+                    bits = (bits ^ (bits >> 15)).wrapping_mul(factor);
+                }
+                mean + scale * ((bits >> 8) as f32 / 16_777_216.0 - 0.5)
+            };
             let data = (0..dims.iter().product()).flat_map(|i| value(i).to_le_bytes()).collect();
             (name, dims, data)
         })

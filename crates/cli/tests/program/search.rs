@@ -55,7 +55,7 @@ fn what_is_indexed_is_found_by_its_own_text() {
     for (text, id) in [("a b a", "a-b"), ("甲 乙 甲", "甲-乙")] {
         let found = hits(&mut run(&scene, &["search", "words.index", "--text", text, "--top", "3"]));
         assert_eq!(found.len(), 3);
-        assert_eq!(found[0].0, id);
+        assert_eq!(found[0].0, id, "{found:?}");
         assert!((found[0].1 - 1.0).abs() < 1e-5 && found[1].1 <= found[0].1, "{found:?}");
     }
     let chosen = ["search", "words.index", "--text", "a b a", "--top", "50", "--where", "kind=汉字"];

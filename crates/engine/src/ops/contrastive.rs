@@ -349,7 +349,9 @@ mod tests {
 
     type Loss<E> = Box<dyn Fn(&Tape<E>, &[Var<E>]) -> Result<Var<E>>>;
 
-    fn cases<E: Element>() -> Vec<(&'static str, Vec<Tensor<E>>, Loss<E>)> {
+    type Case<E> = (&'static str, Vec<Tensor<E>>, Loss<E>);
+
+    fn cases<E: Element>() -> Vec<Case<E>> {
         let inputs = |scale: f64, bias: Option<f64>| {
             let mut all = vec![unit(5, 8, 0).cast(), unit(5, 8, 1).cast(), number(scale).cast()];
             all.extend(bias.map(|b| number(b).cast()));
@@ -363,7 +365,7 @@ mod tests {
         vec![
             ("clip", inputs(2.6592, None), clip(none())),
             ("clip_same", inputs(1.5, None), clip(some_same())),
-            ("siglip", inputs(2.302585, Some(-10.0)), siglip(none())),
+            ("siglip", inputs(std::f64::consts::LN_10, Some(-10.0)), siglip(none())),
             ("siglip_same", inputs(1.5, Some(-0.5)), siglip(some_same())),
         ]
     }

@@ -183,7 +183,7 @@ pub fn index(model: &Path, source: &Path, options: &IndexOptions, watch: &mut dy
             }
             watch(IndexStep::Rows(done));
         }
-        if table.len() > 0 && run.indexed.bad == table.len() {
+        if !table.is_empty() && run.indexed.bad == table.len() {
             run.check(JUDGED_ROWS, options.max_bad)?;
         }
         Ok(())

@@ -55,10 +55,10 @@ pub fn to_html(title: &str, about: &str, hits: &[Found]) -> String {
             // Writing to a string cannot fail.
             let _ = write!(facts, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(&cut(value, 160)));
         }
-        let _ = write!(
+        let _ = writeln!(
             page,
             "<figure><div class=\"bar\" style=\"width:{width}%\"></div>{shown}<figcaption>\
-             <span class=\"score\">{:.4}</span><b>{}. {}</b>{}</figcaption></figure>\n",
+             <span class=\"score\">{:.4}</span><b>{}. {}</b>{}</figcaption></figure>",
             hit.score,
             at + 1,
             escape(&hit.entry.id),
