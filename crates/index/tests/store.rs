@@ -17,7 +17,7 @@ fn vector(at: u64) -> Vec<f32> {
 }
 
 fn entry(at: u64) -> Entry {
-    let fields = [("kind".to_owned(), if at % 2 == 0 { "偶" } else { "奇" }.to_owned())].into();
+    let fields = [("kind".to_owned(), if at.is_multiple_of(2) { "偶" } else { "奇" }.to_owned())].into();
     Entry {
         id: format!("行 {at}"),
         column: "text".into(),
