@@ -69,7 +69,7 @@ def main():
     values = {
         "clip": case(2.6592, None, lambda a, b, s: clip(a, b, s.exp())),
         "clip_same": case(1.5, None, clip_same),
-        "siglip": case(2.302585092994046, -10.0, lambda a, b, s, bias: siglip(a, b, s.exp(), bias)),
+        "siglip": case(2.302585, -10.0, lambda a, b, s, bias: siglip(a, b, s.exp(), bias)),
         "siglip_same": case(1.5, -0.5, siglip_same),
     }
     versions = {"torch": torch.__version__, "open_clip": importlib.metadata.version("open_clip_torch")}
