@@ -98,6 +98,20 @@ impl Retrieval {
         Ok((forward, Self::from_scores(&turned, queries, &back)?))
     }
 
+    /// All queries of several parts, in their order: scores need not stand in memory all at once.
+    ///
+    /// # Errors
+    /// When there is no part.
+    pub fn joined(parts: impl IntoIterator<Item = Self>) -> Result<Self, EvalError> {
+        let mut parts = parts.into_iter();
+        let first = parts.next().ok_or(EvalError::Empty { what: "part" })?;
+        Ok(parts.fold(first, |mut all, part| {
+            all.places.extend(part.places);
+            all.left_out += part.left_out;
+            all
+        }))
+    }
+
     /// Queries that count.
     pub fn queries(&self) -> usize {
         self.places.len()
@@ -175,6 +189,18 @@ mod tests {
         let relevant: Vec<Vec<usize>> = (0..100).map(|q| vec![q]).collect();
         let same = Retrieval::from_scores(&vec![0.3; 10_000], 100, &relevant).unwrap();
         assert_eq!((same.recall_at(1), same.recall_at(10), same.median_rank()), (0.01, 0.1, 50.5));
+    }
+
+    #[test]
+    fn parts_joined_are_the_whole() {
+        let scores: Vec<f64> = (0..60).map(|i| f64::from(i * 37 % 23)).collect();
+        let relevant: Vec<Vec<usize>> = (0..6).map(|q| vec![q, q + 3]).collect();
+        let whole = Retrieval::from_scores(&scores, 10, &relevant).unwrap();
+        let part = |of: std::ops::Range<usize>| {
+            Retrieval::from_scores(&scores[of.start * 10..of.end * 10], 10, &relevant[of]).unwrap()
+        };
+        assert_eq!(Retrieval::joined([part(0..4), part(4..6)]).unwrap(), whole);
+        assert!(Retrieval::joined([]).is_err());
     }
 
     #[test]

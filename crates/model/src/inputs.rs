@@ -165,6 +165,22 @@ impl Inputs {
         present
     }
 
+    /// Of the several segments that a sample has in a column (the captions of a
+    /// picture) one by chance.
+    pub fn one_of_each(&self, random: Random) -> Self {
+        let random = random.purpose("one of each");
+        let columns = self.columns.iter().enumerate().map(|(c, column)| {
+            let mut kept = Vec::new();
+            for group in column.sample_of.chunk_by(|a, b| a == b) {
+                let first = kept.last().map_or(0, |(next, _)| *next);
+                let chosen = random.at_step(c as u64).below(u64::from(group[0]), group.len() as u64);
+                kept.push((first + group.len(), first + chosen as usize));
+            }
+            column.select(&kept.into_iter().map(|(_, chosen)| chosen).collect::<Vec<_>>())
+        });
+        Self { samples: self.samples, columns: columns.collect() }
+    }
+
     /// Modality dropout: leaves out each present column of each sample with
     /// the given probability, but never all of a sample's columns (Neverova
     /// et al., "ModDrop", 2016). What is left out costs nothing.
@@ -223,6 +239,23 @@ mod tests {
         assert!(matches!(kept.values(), Values::Tokens(ids) if ids == &[1, 2, 4, 5, 6]));
         assert_eq!(kept.offsets().bounds(), [0, 2, 5]);
         assert_eq!(inputs.subset(|c| c == 1).columns[0].sample_of().len(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn each_of_several_segments_is_chosen_at_times() -> Result<()> {
+        let ids = (0..6).collect();
+        let captions = ColumnInput::new(vec![0, 0, 0, 2], Offsets::from_lengths([1, 2, 1, 2]), Values::Tokens(ids))?;
+        let inputs = Inputs { samples: 3, columns: vec![captions] };
+        let mut seen = std::collections::BTreeSet::new();
+        for step in 0..40 {
+            let one = &inputs.one_of_each(Random::new(3).at_step(step)).columns[0];
+            assert_eq!(one.sample_of(), [0, 2]);
+            let Values::Tokens(ids) = one.values() else { panic!("tokens stay tokens") };
+            assert_eq!(&ids[ids.len() - 2..], [4, 5]);
+            seen.insert(ids[..ids.len() - 2].to_vec());
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [vec![0], vec![1, 2], vec![3]]);
         Ok(())
     }
 

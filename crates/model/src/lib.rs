@@ -13,6 +13,7 @@
 
 pub mod adapters;
 pub mod checkpoint;
+mod column_towers;
 mod context;
 mod decoder;
 mod error;
@@ -21,6 +22,7 @@ pub mod fusion;
 pub mod heads;
 mod image_text;
 mod inputs;
+mod joint;
 pub mod layers;
 mod model;
 pub mod pretrained;
@@ -28,6 +30,7 @@ mod quantize;
 pub mod towers;
 
 pub use adapters::{AdapterConfig, Adapters, Finetune, Method};
+pub use column_towers::{ColumnTower, Frozen, Towers};
 pub use context::Context;
 pub use decoder::{Decoder, DecoderCache, DecoderConfig, DecoderOutput};
 pub use error::{ModelError, Result};
@@ -35,7 +38,8 @@ pub use features::Features;
 pub use fusion::{Fused, Fusion, FusionConfig, FusionKind};
 pub use image_text::{ImageText, ImageTextConfig};
 pub use inputs::{ColumnInput, Inputs, Values};
+pub use joint::{Contrastive, Embedded, JointConfig, JointLoss, JointModel};
 pub use layers::{Block, BlockConfig, LayerNorm, Linear, NormKind, NormPlace, Transformer, TransformerConfig};
-pub use model::{ColumnTower, Frozen, ModelConfig, MultimodalModel, Output};
+pub use model::{ModelConfig, MultimodalModel, Output};
 pub use quantize::{Deviation, Quantization, quantize};
 pub use towers::{Pooling, Tower, TowerConfig};

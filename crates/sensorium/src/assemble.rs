@@ -103,8 +103,26 @@ pub(crate) fn model_config(
     encoders: &Encoders,
     outputs: usize,
 ) -> Result<ModelConfig> {
-    let columns = plan
-        .columns
+    let dim = fusion_dim(config);
+    let fusion = FusionConfig {
+        kind: config.fusion.kind,
+        dim,
+        dropout: config.fusion.dropout,
+        modality_dropout: config.fusion.modality_dropout,
+        unimodal_loss: config.fusion.unimodal_loss,
+        layers: config.fusion.layers,
+        heads: (dim / 32).max(1),
+        bottleneck: config.fusion.bottleneck,
+    };
+    Ok(ModelConfig { columns: column_towers(plan, config, encoders)?, fusion, outputs })
+}
+
+/// The tower of each column of a plan, every size known.
+///
+/// # Errors
+/// When sizes do not fit each other.
+pub(crate) fn column_towers(plan: &DataPlan, config: &FitConfig, encoders: &Encoders) -> Result<Vec<ColumnTower>> {
+    plan.columns
         .iter()
         .map(|column| {
             let temporal = |hidden: usize| {
@@ -184,19 +202,7 @@ pub(crate) fn model_config(
             };
             Ok(ColumnTower { name: column.name.clone(), tower })
         })
-        .collect::<Result<_>>()?;
-    let dim = fusion_dim(config);
-    let fusion = FusionConfig {
-        kind: config.fusion.kind,
-        dim,
-        dropout: config.fusion.dropout,
-        modality_dropout: config.fusion.modality_dropout,
-        unimodal_loss: config.fusion.unimodal_loss,
-        layers: config.fusion.layers,
-        heads: (dim / 32).max(1),
-        bottleneck: config.fusion.bottleneck,
-    };
-    Ok(ModelConfig { columns, fusion, outputs })
+        .collect()
 }
 
 fn fusion_dim(config: &FitConfig) -> usize {

@@ -3,13 +3,14 @@
 //! weights and the way its inputs are prepared.
 
 use crate::config::{FitConfig, TowerSection};
+use crate::search::{Similarity, similarity};
 use crate::{Error, Result, hub, processors};
 use sensorium_data::processor::VideoProcessor;
 use sensorium_data::{PlanOptions, Processor};
 use sensorium_engine::Params;
 use sensorium_model::pretrained::Pretrained;
 use sensorium_model::towers::VideoTowerConfig;
-use sensorium_model::{MultimodalModel, Pooling, TowerConfig, TransformerConfig};
+use sensorium_model::{Pooling, TowerConfig, Towers, TransformerConfig};
 use std::path::{Path, PathBuf};
 
 /// What a fully fine-tuned encoder learns at, as a multiple of `train.lr`:
@@ -37,7 +38,7 @@ struct Encoder {
 }
 
 impl Encoder {
-    fn open(key: &str, part: &'static str, folder: &Path, section: &TowerSection) -> Result<Self> {
+    fn open(key: &str, part: &'static str, folder: &Path, section: &TowerSection, pair: bool) -> Result<Self> {
         let plain = TowerSection::default();
         for (name, set) in [
             ("hidden", section.hidden.is_some()),
@@ -56,8 +57,9 @@ impl Encoder {
         let folder = hub::resolve(&folder.to_string_lossy(), &mut |_| {}).map_err(|e| wrong(e.to_string()))?;
         let source = Pretrained::open(&folder).map_err(|e| wrong(e.to_string()))?;
         let mut tower = source.tower_config(part)?.clone();
-        // A projection is for comparing towers; fusion has its own.
+        // A projection is for comparing the towers of a pair; all else has its own.
         match &mut tower {
+            _ if pair => {}
             TowerConfig::Text(text) => (text.projection, text.projection_bias) = (None, false),
             TowerConfig::Image(image) => image.projection = None,
             _ => {}
@@ -92,8 +94,28 @@ impl Encoders {
     /// When a folder is not a checkpoint that is known, or settings
     /// contradict it.
     pub(crate) fn open(config: &FitConfig) -> Result<Self> {
+        Self::open_as(config, false)
+    }
+
+    /// As [`Encoders::open`], for columns that meet in one space: where text
+    /// and image encoder are one checkpoint's, a pair that was trained
+    /// together, its projections stay, and its similarity comes along.
+    ///
+    /// # Errors
+    /// As [`Encoders::open`].
+    pub(crate) fn open_to_meet(config: &FitConfig) -> Result<(Self, Option<Similarity>)> {
+        let pair = config.text.encoder.is_some() && config.text.encoder == config.image.encoder;
+        let encoders = Self::open_as(config, pair)?;
+        let similarity = match (&encoders.text, pair) {
+            (Some(text), true) => Some(similarity(&text.source)?),
+            _ => None,
+        };
+        Ok((encoders, similarity))
+    }
+
+    fn open_as(config: &FitConfig, pair: bool) -> Result<Self> {
         let open = |key: &str, part, folder: &Option<PathBuf>, section| {
-            folder.as_deref().map(|folder| Encoder::open(key, part, folder, section)).transpose()
+            folder.as_deref().map(|folder| Encoder::open(key, part, folder, section, pair)).transpose()
         };
         let text = open("text", "text", &config.text.encoder, &config.text.tower)?;
         let image = open("image", "image", &config.image.encoder, &config.image.tower)?;
@@ -181,7 +203,7 @@ impl Encoders {
     }
 
     /// What a column's parameters that come from the encoder begin with.
-    fn scope(&self, model: &MultimodalModel, column: usize, processor: &Processor) -> String {
+    fn scope(&self, model: &Towers, column: usize, processor: &Processor) -> String {
         let tower = model.tower_scope(column);
         if matches!(processor, Processor::Video(_)) { format!("{tower}.image") } else { tower.to_owned() }
     }
@@ -193,7 +215,7 @@ impl Encoders {
     /// When tensors are missing or of another shape.
     pub(crate) fn load<'p>(
         &self,
-        model: &MultimodalModel,
+        model: &Towers,
         params: &mut Params,
         processors: impl IntoIterator<Item = &'p Processor>,
     ) -> Result<()> {
@@ -213,7 +235,7 @@ impl Encoders {
     /// What the names of the towers that encoders made begin with.
     pub(crate) fn scopes<'p>(
         &self,
-        model: &MultimodalModel,
+        model: &Towers,
         processors: impl IntoIterator<Item = &'p Processor>,
     ) -> Vec<String> {
         let made = processors.into_iter().enumerate().filter(|(_, p)| self.of(p).is_some());
@@ -224,7 +246,7 @@ impl Encoders {
     /// checkpoint's name of one of its parameters.
     pub(crate) fn tensor_names<'s, 'p>(
         &'s self,
-        model: &MultimodalModel,
+        model: &Towers,
         processors: impl IntoIterator<Item = &'p Processor>,
     ) -> Vec<(String, TensorName<'s>)> {
         let made = processors.into_iter().enumerate().filter_map(|(column, p)| Some((column, p, self.of(p)?)));
@@ -240,7 +262,7 @@ impl Encoders {
     pub(crate) fn slow_down<'p>(
         &self,
         config: &mut FitConfig,
-        model: &MultimodalModel,
+        model: &Towers,
         processors: impl IntoIterator<Item = &'p Processor>,
     ) {
         if !config.train.lr_scale.is_empty() || !config.train.freeze.is_empty() || config.train.layer_decay != 1.0 {

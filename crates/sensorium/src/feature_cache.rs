@@ -10,7 +10,7 @@
 use crate::Result;
 use sensorium_data::{Cache, CacheKey};
 use sensorium_engine::{Offsets, Params, Tape, Tensor, Var, ops};
-use sensorium_model::{ColumnInput, Context, Features, Frozen, MultimodalModel, Values};
+use sensorium_model::{ColumnInput, Context, Features, Frozen, Towers, Values};
 use std::sync::{Arc, OnceLock};
 
 /// Changes whenever what is stored changes its meaning.
@@ -35,7 +35,7 @@ struct Column {
 
 /// One column of a batch on its way through its tower.
 struct Asked<'a> {
-    model: &'a MultimodalModel,
+    model: &'a Towers,
     params: &'a Params,
     column: usize,
     input: &'a ColumnInput,
@@ -52,7 +52,7 @@ impl FeatureCache {
 
     /// What of a column is kept: what is frozen of its tower, if its content
     /// is steady.
-    pub fn applies(&self, model: &MultimodalModel, params: &Params, column: usize) -> Frozen {
+    pub fn applies(&self, model: &Towers, params: &Params, column: usize) -> Frozen {
         match self.columns.get(column) {
             Some(c) if c.steady => model.frozen(params, column),
             _ => Frozen::Nothing,
@@ -64,13 +64,7 @@ impl FeatureCache {
     ///
     /// # Errors
     /// When the tower cannot take the input.
-    pub fn features(
-        &self,
-        cx: &Context<'_>,
-        model: &MultimodalModel,
-        column: usize,
-        input: &ColumnInput,
-    ) -> Result<Features> {
+    pub fn features(&self, cx: &Context<'_>, model: &Towers, column: usize, input: &ColumnInput) -> Result<Features> {
         let asked = Asked { model, params: cx.params, column, input };
         match self.applies(model, cx.params, column) {
             Frozen::Nothing => Ok(model.column_features(cx, column, input)?),
@@ -85,7 +79,7 @@ impl FeatureCache {
     /// The features of a tower that is frozen as a whole. An entry is the
     /// pooled vector, then the tokens if they are needed.
     fn whole(&self, asked: &Asked<'_>) -> Result<Features> {
-        let dim = asked.model.config().columns[asked.column].tower.dim();
+        let dim = asked.model.columns()[asked.column].tower.dim();
         let (rows, offsets) = self.rows(asked, dim, &[u8::from(self.tokens)], |cx, input| {
             let f = asked.model.column_features(cx, asked.column, input)?;
             let segment = |i: usize| {
@@ -112,7 +106,7 @@ impl FeatureCache {
 
     /// The hidden states after the first `layers` layers, which are frozen.
     fn border(&self, asked: &Asked<'_>, layers: usize) -> Result<(Var, Offsets)> {
-        let hidden = asked.model.config().columns[asked.column].tower.hidden();
+        let hidden = asked.model.columns()[asked.column].tower.hidden();
         let mark = [&b"layers"[..], &(layers as u64).to_le_bytes()].concat();
         self.rows(asked, hidden, &mark, |cx, input| {
             let (x, offsets) = asked.model.column_lower(cx, asked.column, input, layers)?;
@@ -161,7 +155,7 @@ fn read(bytes: &[u8], width: usize) -> Option<Vec<f32>> {
 /// A tower's structure and the weights that are frozen, hashed.
 fn fingerprint(asked: &Asked<'_>) -> Vec<u8> {
     let mut hasher = blake3::Hasher::new();
-    let config = serde_json::to_vec(&asked.model.config().columns[asked.column].tower).unwrap_or_default();
+    let config = serde_json::to_vec(&asked.model.columns()[asked.column].tower).unwrap_or_default();
     hasher.update(&config);
     let scope = format!("{}.", asked.model.tower_scope(asked.column));
     for (_, p) in asked.params.iter().filter(|(_, p)| !p.trainable) {

@@ -8,12 +8,12 @@
 
 use crate::config::FitConfig;
 use crate::encoders::Encoders;
-use crate::learner::Learner;
 use crate::saved::{Model, write};
 use crate::task::Objective;
 use crate::{Error, Result};
 use sensorium_data::{ColumnPlan, Processor};
 use sensorium_engine::{ParamId, Params};
+use sensorium_model::Towers;
 use sensorium_model::adapters::{ADAPTER_CONFIG_FILE, Finetune, Method, module_names};
 use sensorium_model::checkpoint::{Checkpoint, write_safetensors};
 use serde::{Deserialize, Serialize};
@@ -56,16 +56,16 @@ struct About {
 pub(crate) fn apply<'p>(
     config: &FitConfig,
     encoders: &Encoders,
-    learner: &mut Learner,
+    (towers, params): (&mut Towers, &mut Params),
     processors: impl Iterator<Item = &'p Processor> + Clone,
 ) -> Result<()> {
     let section = &config.finetune;
     let method = section.resolve()?;
     let wrong = |key: &str, problem: String| Error::Config { place: format!("finetune{key}"), problem };
-    let scopes = encoders.scopes(&learner.model, processors.clone());
+    let scopes = encoders.scopes(towers, processors.clone());
     let parts = section.parts.clone().unwrap_or(scopes);
-    let names = encoders.file_names(&learner.model, &learner.params, processors);
-    learner.model.adapters_mut().set_file_names(names);
+    let names = encoders.file_names(towers, params, processors);
+    towers.adapters_mut().set_file_names(names);
     if method == Method::Full {
         return Ok(());
     }
@@ -81,14 +81,12 @@ pub(crate) fn apply<'p>(
         return Err(wrong(".parts", format!("`{part}` is not within the towers; expected names as towers.caption")));
     }
     let finetune = Finetune { method, parts, modules_to_save: section.modules_to_save.clone() };
-    finetune
-        .apply(learner.model.adapters_mut(), &mut learner.params, NAME, config.train.seed)
-        .map_err(|e| wrong("", e.to_string()))
+    finetune.apply(towers.adapters_mut(), params, NAME, config.train.seed).map_err(|e| wrong("", e.to_string()))
 }
 
 /// The parameters of a model's adapters.
-pub(crate) fn adapter_parameters(learner: &Learner) -> Result<HashSet<ParamId>> {
-    let adapters = learner.model.adapters();
+pub(crate) fn adapter_parameters(towers: &Towers) -> Result<HashSet<ParamId>> {
+    let adapters = towers.adapters();
     let mut ids = HashSet::new();
     for name in adapters.names() {
         ids.extend(adapters.parameters(name)?);
@@ -108,12 +106,8 @@ pub(crate) fn save(folder: &Path, model: &Model) -> Result<()> {
     let folder = folder.join(ADAPTER_FOLDER);
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
     let learner = &model.learner;
-    let adapters = learner.model.adapters();
-    if let Some(active) = adapters.active() {
-        let base = model.config.text.encoder.as_ref().map(|p| p.display().to_string());
-        adapters.save(&learner.params, active, &folder, base.as_deref())?;
-    }
-    let own = adapter_parameters(learner)?;
+    save_adapter(&folder, &model.config, &learner.model, &learner.params)?;
+    let own = adapter_parameters(&learner.model)?;
     let trained = || learner.params.iter().filter(|(id, p)| p.trainable && !own.contains(id));
     write_safetensors(&folder.join(TRAINED_FILE), trained().map(|(_, p)| (p.name.as_str(), &p.value)))?;
     let names: HashSet<&str> = trained().map(|(_, p)| p.name.as_str()).collect();
@@ -129,6 +123,17 @@ pub(crate) fn save(folder: &Path, model: &Model) -> Result<()> {
     write(&folder.join(ABOUT_FILE), json.as_bytes())
 }
 
+/// Writes the active adapter, if there is one, in PEFT's layout.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(crate) fn save_adapter(folder: &Path, config: &FitConfig, towers: &Towers, params: &Params) -> Result<()> {
+    let Some(active) = towers.adapters().active() else { return Ok(()) };
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    let base = config.text.encoder.as_ref().map(|p| p.display().to_string());
+    Ok(towers.adapters().save(params, active, folder, base.as_deref())?)
+}
+
 /// The size in bytes of what [`save`] wrote, 0 where it wrote nothing.
 pub(crate) fn saved_bytes(folder: &Path) -> u64 {
     let Ok(files) = std::fs::read_dir(folder.join(ADAPTER_FOLDER)) else { return 0 };
@@ -136,13 +141,13 @@ pub(crate) fn saved_bytes(folder: &Path) -> u64 {
 }
 
 /// Attaches the adapter that a model was saved with.
-pub(crate) fn load_own(folder: &Path, learner: &mut Learner) -> Result<()> {
+pub(crate) fn load_own(folder: &Path, towers: &mut Towers, params: &mut Params) -> Result<()> {
     let folder = folder.join(ADAPTER_FOLDER);
     if !folder.is_dir() {
         let problem = "there is no folder `adapter`: training did not finish, or it was not copied along";
         return Err(Error::model(folder.parent().unwrap_or(&folder), problem));
     }
-    learner.model.adapters_mut().load(&mut learner.params, NAME, &folder, &["towers".into()])?;
+    towers.adapters_mut().load(params, NAME, &folder, &["towers".into()])?;
     Ok(())
 }
 
@@ -218,7 +223,7 @@ impl Model {
             return Err(broken(format!("its head has {theirs} outputs, this model's has {ours}")));
         }
         let file = Checkpoint::open(&folder.join(TRAINED_FILE))?;
-        let own = adapter_parameters(&self.learner)?;
+        let own = adapter_parameters(&self.learner.model)?;
         let names: HashSet<&str> = file.names().collect();
         if about.base != fingerprint(&self.learner.params, &own, &names) {
             let problem = "was made on other weights than this model's: give the model it was made with, or another \
@@ -259,7 +264,7 @@ impl Encoders {
     /// The names of the modules of the towers that encoders made, by ours.
     fn file_names<'p>(
         &self,
-        model: &sensorium_model::MultimodalModel,
+        model: &Towers,
         params: &Params,
         processors: impl Iterator<Item = &'p Processor>,
     ) -> BTreeMap<String, String> {

@@ -40,6 +40,7 @@ mod learner;
 mod mixup;
 mod model_info;
 mod processors;
+pub mod retrieve;
 mod saved;
 pub mod search;
 mod task;

@@ -13,8 +13,8 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use sensorium_data::DataPlan;
 use sensorium_engine::quantized::Range;
-use sensorium_engine::{EngineError, Quantized, Tensor, Weights};
-use sensorium_model::{ModelConfig, MultimodalModel};
+use sensorium_engine::{EngineError, Params, Quantized, Tensor, Weights};
+use sensorium_model::{ModelConfig, MultimodalModel, Towers};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -28,7 +28,7 @@ pub const CONFIG_FILE: &str = "config.json";
 /// The resolved configuration's file.
 pub const FIT_FILE: &str = "config.toml";
 /// The version of the folder's format.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 /// The version of a quantised model's, which older programs cannot read.
 const QUANTIZED_FORMAT: u32 = 2;
 /// What the names of the scales of codes end with, after the weight's name.
@@ -104,7 +104,6 @@ fn save_parts(
     adapter: bool,
     quantization: Option<SavedQuantization>,
 ) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     let structure = Structure {
         format: if quantization.is_some() { QUANTIZED_FORMAT } else { FORMAT },
         written_by: concat!("sensorium ", env!("CARGO_PKG_VERSION")).into(),
@@ -114,7 +113,21 @@ fn save_parts(
         module_names: learner.model.adapters().file_names().clone(),
         quantization,
     };
-    let json = serde_json::to_string_pretty(&structure).map_err(|e| Error::model(folder, e.to_string()))?;
+    save_folder(folder, &structure, plan, config)
+}
+
+/// Writes what is known before training, `structure` being `config.json`.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(crate) fn save_folder(
+    folder: &Path,
+    structure: &impl Serialize,
+    plan: &DataPlan,
+    config: &FitConfig,
+) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    let json = serde_json::to_string_pretty(structure).map_err(|e| Error::model(folder, e.to_string()))?;
     write(&folder.join(CONFIG_FILE), json.as_bytes())?;
     plan.save(folder)?;
     let text = toml::to_string(config).map_err(|e| Error::model(folder, e.to_string()))?;
@@ -126,11 +139,11 @@ fn save_parts(
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(crate) fn save_weights(folder: &Path, learner: &Learner) -> Result<()> {
-    let adapters = crate::finetune::adapter_parameters(learner)?;
+pub(crate) fn save_weights(folder: &Path, towers: &Towers, params: &Params) -> Result<()> {
+    let adapters = crate::finetune::adapter_parameters(towers)?;
     let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
     let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    for (_, p) in learner.params.iter().filter(|(id, _)| !adapters.contains(id)) {
+    for (_, p) in params.iter().filter(|(id, _)| !adapters.contains(id)) {
         let Some(codes) = p.quantized() else {
             tensors.push((p.name.clone(), Dtype::F32, p.value.dims().to_vec(), floats(p.value.data())));
             continue;
@@ -174,6 +187,44 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::rename(&partial, path).map_err(err)
 }
 
+/// What `config.json` of a saved model says, whose format this program reads.
+///
+/// # Errors
+/// When the folder is not a saved model, or was written by a newer version.
+pub(crate) fn read_structure(folder: &Path) -> Result<serde_json::Value> {
+    let path = folder.join(CONFIG_FILE);
+    let text = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::model(
+            folder,
+            format!("there is no {CONFIG_FILE}; expected the folder that `sensorium fit --out` wrote"),
+        ),
+        _ => Error::io("read", &path, e),
+    })?;
+    let broken = |problem: String| Error::model(folder, format!("{CONFIG_FILE}: {problem}"));
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| broken(e.to_string()))?;
+    match json.get("format").and_then(serde_json::Value::as_u64) {
+        Some(n) if n == u64::from(FORMAT) || n == u64::from(QUANTIZED_FORMAT) => Ok(json),
+        Some(n) if n > u64::from(QUANTIZED_FORMAT) => Err(broken(format!(
+            "was written in format {n}, this program reads up to {QUANTIZED_FORMAT}: use a newer sensorium"
+        ))),
+        _ => Err(broken("is not the configuration of a sensorium model".into())),
+    }
+}
+
+/// The bytes of a saved model's weights.
+///
+/// # Errors
+/// When they cannot be read.
+pub(crate) fn read_weights(folder: &Path) -> Result<Vec<u8>> {
+    std::fs::read(folder.join(WEIGHTS_FILE)).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::model(
+            folder,
+            format!("there is no {WEIGHTS_FILE}: training did not finish; go on with `sensorium fit … --resume`"),
+        ),
+        _ => Error::io("read", folder.join(WEIGHTS_FILE), e),
+    })
+}
+
 impl Model {
     /// Loads a saved model. Names and shapes are checked before memory is
     /// spent on weights.
@@ -182,24 +233,16 @@ impl Model {
     /// When the folder is not a saved model, was written by a newer version,
     /// or its files do not fit each other.
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join(CONFIG_FILE);
-        let text = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::model(
-                folder,
-                format!("there is no {CONFIG_FILE}; expected the folder that `sensorium fit --out` wrote"),
-            ),
-            _ => Error::io("read", &path, e),
-        })?;
         let broken = |problem: String| Error::model(folder, format!("{CONFIG_FILE}: {problem}"));
-        let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| broken(e.to_string()))?;
-        match json.get("format").and_then(serde_json::Value::as_u64) {
-            Some(n) if n == u64::from(FORMAT) || n == u64::from(QUANTIZED_FORMAT) => {}
-            Some(n) if n > u64::from(QUANTIZED_FORMAT) => {
-                return Err(broken(format!(
-                    "was written in format {n}, this program reads up to {QUANTIZED_FORMAT}: use a newer sensorium"
-                )));
-            }
-            _ => return Err(broken("is not the configuration of a sensorium model".into())),
+        let json = read_structure(folder)?;
+        if let Some(task) = json.get("task").and_then(serde_json::Value::as_str) {
+            return Err(Error::model(
+                folder,
+                format!(
+                    "was fitted to {task}, it predicts no label: index and search with it (sensorium index, sensorium \
+                     search), sort into named classes (sensorium predict --labels), or evaluate it"
+                ),
+            ));
         }
         let Structure { objective, model: config, adapter, module_names, quantization, .. } =
             serde_json::from_value(json).map_err(|e| broken(e.to_string()))?;
@@ -215,28 +258,14 @@ impl Model {
         if plan.columns.len() != config.columns.len() {
             return Err(broken("the columns of data.json are not those of the model".into()));
         }
-        let bytes = std::fs::read(folder.join(WEIGHTS_FILE)).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::model(
-                folder,
-                format!("there is no {WEIGHTS_FILE}: training did not finish; go on with `sensorium fit … --resume`"),
-            ),
-            _ => Error::io("read", folder.join(WEIGHTS_FILE), e),
-        })?;
+        let bytes = read_weights(folder)?;
         let file = Checkpoint::new(&bytes).map_err(|e| Error::model(folder, format!("{WEIGHTS_FILE}: {e}")))?;
         let (model, params) = MultimodalModel::load(&config, &file)?;
-        let of_codes = |name: &str| {
-            let weight = [SCALE, RANGE].iter().find_map(|end| name.strip_suffix(end));
-            weight.and_then(|w| params.id(w)).is_some_and(|id| params.get(id).quantized().is_some())
-        };
-        let names = file.0.names().into_iter().map(|n| n as &str);
-        let unexpected: Vec<&str> = names.filter(|n| params.id(n).is_none() && !of_codes(n)).collect();
-        if !unexpected.is_empty() {
-            return Err(Error::model(folder, format!("{WEIGHTS_FILE} has unknown tensors: {}", unexpected.join(", "))));
-        }
+        file.all_known(folder, &params)?;
         let mut learner = Learner { model, params, objective, feature_cache: None };
         learner.model.adapters_mut().set_file_names(module_names);
         if adapter {
-            crate::finetune::load_own(folder, &mut learner)?;
+            crate::finetune::load_own(folder, &mut learner.model, &mut learner.params)?;
         }
         let fit = folder.join(FIT_FILE);
         let mut config = match fit.exists() {
@@ -268,11 +297,27 @@ impl Model {
 }
 
 /// A safetensors file as a source of weights.
-struct Checkpoint<'a>(SafeTensors<'a>);
+pub(crate) struct Checkpoint<'a>(SafeTensors<'a>);
 
 impl<'a> Checkpoint<'a> {
-    fn new(bytes: &'a [u8]) -> std::result::Result<Self, safetensors::SafeTensorError> {
+    pub(crate) fn new(bytes: &'a [u8]) -> std::result::Result<Self, safetensors::SafeTensorError> {
         SafeTensors::deserialize(bytes).map(Self)
+    }
+
+    /// Refuses tensors that are no parameters of the model in `folder`.
+    pub(crate) fn all_known(&self, folder: &Path, params: &Params) -> Result<()> {
+        let of_codes = |name: &str| {
+            let weight = [SCALE, RANGE].iter().find_map(|end| name.strip_suffix(end));
+            weight.and_then(|w| params.id(w)).is_some_and(|id| params.get(id).quantized().is_some())
+        };
+        let names = self.0.names().into_iter().map(|n| n as &str);
+        let unexpected: Vec<&str> = names.filter(|n| params.id(n).is_none() && !of_codes(n)).collect();
+        match unexpected.is_empty() {
+            true => Ok(()),
+            false => {
+                Err(Error::model(folder, format!("{WEIGHTS_FILE} has unknown tensors: {}", unexpected.join(", "))))
+            }
+        }
     }
 }
 

@@ -60,6 +60,9 @@ pub trait Trainable {
     /// # Errors
     /// The model's own.
     fn loss(&self, tape: &Tape, batch: &Self::Batch, cx: &StepContext) -> Result<StepLoss, BoxError>;
+
+    /// Called after each update of the parameters: keeps those within bounds that have some.
+    fn after_update(&mut self) {}
 }
 
 /// Batches of an epoch, each with its own error.

@@ -2,8 +2,10 @@
 
 use crate::arguments::FitArguments;
 use crate::follow::Terminal;
+use sensorium::config::TaskName;
 use sensorium::fit::{FitOptions, fit};
-use sensorium::rooms::train::Stopped;
+use sensorium::retrieve::fit_retrieval;
+use sensorium::rooms::train::{Stopped, Summary};
 use sensorium::{Error, FitConfig, StopFlag, config};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,13 +28,12 @@ pub fn run(arguments: &FitArguments) -> anyhow::Result<ExitCode> {
         eprintln!("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once");
     })?;
     let options = FitOptions { out: out.clone(), resume: arguments.resume, time_limit: arguments.time_limit, stop };
-    let fitted = fit(&config, &options, &mut Terminal::new())?;
-    if fitted.summary.stopped == Stopped::Interrupted {
-        eprintln!("interrupted at step {}; go on with the same command and --resume", fitted.summary.steps);
-        return Ok(ExitCode::from(INTERRUPTED));
+    if config.task == TaskName::Retrieve {
+        return retrieval(&config, &options, arguments.json);
     }
-    if fitted.summary.skipped > 0 {
-        eprintln!("{} steps were skipped because a gradient was not finite", fitted.summary.skipped);
+    let fitted = fit(&config, &options, &mut Terminal::new())?;
+    if let Some(code) = cut_short(&fitted.summary) {
+        return Ok(code);
     }
     let mut stdout = std::io::stdout().lock();
     match &fitted.evaluated {
@@ -55,6 +56,48 @@ pub fn run(arguments: &FitArguments) -> anyhow::Result<ExitCode> {
         eprintln!("report:  {}", page.display());
     }
     eprintln!("predict: sensorium predict {} NEW_ROWS.csv", out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The exit status of a run that was interrupted; a remark on steps that were
+/// skipped.
+fn cut_short(summary: &Summary) -> Option<ExitCode> {
+    if summary.stopped == Stopped::Interrupted {
+        eprintln!("interrupted at step {}; go on with the same command and --resume", summary.steps);
+        return Some(ExitCode::from(INTERRUPTED));
+    }
+    if summary.skipped > 0 {
+        eprintln!("{} steps were skipped because a gradient was not finite", summary.skipped);
+    }
+    None
+}
+
+/// A fit with `task = "retrieve"`.
+fn retrieval(config: &FitConfig, options: &FitOptions, json: bool) -> anyhow::Result<ExitCode> {
+    let fitted = fit_retrieval(config, options, &mut Terminal::new())?;
+    if let Some(code) = cut_short(&fitted.summary) {
+        return Ok(code);
+    }
+    let mut stdout = std::io::stdout().lock();
+    match &fitted.evaluated {
+        Some((after, _)) if json => writeln!(stdout, "{}", serde_json::to_string(after)?)?,
+        Some((after, before)) => {
+            for note in &after.notes {
+                eprintln!("{note}");
+            }
+            writeln!(stdout, "On the {} split ({} rows):\n", fitted.split, after.rows)?;
+            writeln!(stdout, "{}", after.to_text()?)?;
+            writeln!(stdout, "Before training:\n")?;
+            writeln!(stdout, "{}", before.to_text()?)?;
+        }
+        None => eprintln!("no row was held out, so there is nothing to measure the model on"),
+    }
+    let out = options.out.display();
+    eprintln!("model:   {out}");
+    if let Some(page) = &fitted.report {
+        eprintln!("report:  {}", page.display());
+    }
+    eprintln!("index:   sensorium index {out} TABLE.csv --out TABLE.index");
     Ok(ExitCode::SUCCESS)
 }
 

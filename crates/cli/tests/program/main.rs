@@ -11,5 +11,6 @@ mod model;
 mod predict;
 mod quantize;
 mod resume;
+mod retrieve;
 mod scene;
 mod search;

@@ -8,11 +8,13 @@
 mod finetune;
 mod read;
 mod reference;
+mod retrieve;
 mod sections;
 
 pub use finetune::{FinetuneSection, MethodName};
 pub use read::{from_toml, read};
 pub use reference::reference;
+pub use retrieve::RetrieveSection;
 pub use sections::{
     AudioSection, ClassWeights, DataSection, FeaturesSection, ImageSection, LabelSection, RegressionLoss, TextSection,
     TowerSection, VideoSection,
@@ -27,6 +29,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FitConfig {
+    /// What the model is for: `predict` a label, or `retrieve`: find what belongs together.
+    pub task: TaskName,
     /// The table, its columns and splits.
     pub data: DataSection,
     /// What is predicted and by which loss.
@@ -43,6 +47,8 @@ pub struct FitConfig {
     pub features: FeaturesSection,
     /// How the modalities are fused.
     pub fusion: FusionSection,
+    /// Which columns meet in one space, for `task = "retrieve"`.
+    pub retrieve: RetrieveSection,
     /// How pretrained towers are fine-tuned.
     pub finetune: FinetuneSection,
     /// How the model is trained.
@@ -51,9 +57,21 @@ pub struct FitConfig {
     pub limits: Limits,
 }
 
+/// What a model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskName {
+    /// A label is predicted.
+    #[default]
+    Predict,
+    /// Columns meet in one space, so that what belongs together is found.
+    Retrieve,
+}
+
 impl Default for FitConfig {
     fn default() -> Self {
         Self {
+            task: TaskName::default(),
             data: DataSection::default(),
             label: LabelSection::default(),
             text: TextSection::default(),
@@ -62,6 +80,7 @@ impl Default for FitConfig {
             video: VideoSection::default(),
             features: FeaturesSection::default(),
             fusion: FusionSection::default(),
+            retrieve: RetrieveSection::default(),
             finetune: FinetuneSection::default(),
             // How long to train is chosen by the number of rows.
             train: TrainConfig { epochs: 0, ..TrainConfig::default() },

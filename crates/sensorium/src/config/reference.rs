@@ -10,6 +10,7 @@ pub fn reference() -> String {
     let sources = [
         include_str!("mod.rs"),
         include_str!("sections.rs"),
+        include_str!("retrieve.rs"),
         include_str!("finetune.rs"),
         include_str!("../../../train/src/config.rs"),
         include_str!("../../../media/src/limits.rs"),
@@ -19,6 +20,15 @@ pub fn reference() -> String {
         "# Every key of a Sensorium configuration with its default.\n\
          # Keys that are commented out are chosen from the data.\n",
     );
+    for field in fields("FitConfig", &sources) {
+        if let Some(value) = table.get(&field.name).filter(|v| !v.is_table()) {
+            out.push('\n');
+            for line in &field.docs {
+                out.push_str(&format!("# {line}\n"));
+            }
+            out.push_str(&format!("{} = {value}\n", field.name));
+        }
+    }
     let structs = [
         ("data", "DataSection"),
         ("label", "LabelSection"),
@@ -28,6 +38,7 @@ pub fn reference() -> String {
         ("video", "VideoSection"),
         ("features", "FeaturesSection"),
         ("fusion", "FusionSection"),
+        ("retrieve", "RetrieveSection"),
         ("finetune", "FinetuneSection"),
         ("train", "TrainConfig"),
         ("limits", "Limits"),

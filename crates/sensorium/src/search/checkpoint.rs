@@ -74,7 +74,7 @@ impl CheckpointSpace {
 }
 
 /// The learned scale and bias of a pair of towers.
-fn similarity(checkpoint: &Pretrained) -> Result<Similarity> {
+pub(crate) fn similarity(checkpoint: &Pretrained) -> Result<Similarity> {
     let pair = checkpoint.parts().iter().find_map(|part| match &part.config {
         PartConfig::ImageText(config) => Some((part.name, config)),
         _ => None,

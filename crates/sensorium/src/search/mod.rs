@@ -16,6 +16,7 @@ pub mod sheet;
 mod space;
 mod zero_shot;
 
+pub(crate) use checkpoint::similarity;
 pub use finder::{FindOptions, Finder, Found, Query, RecommendOptions};
 pub use index::{IndexOptions, IndexStep, Indexed, index};
 pub use space::{Similarity, Space, open};

@@ -20,7 +20,7 @@ const MAX_SOUND: u64 = 2 << 20;
 /// The most of a text that is shown, in characters.
 const MAX_TEXT: usize = 600;
 
-const STYLE: &str = "\
+pub(crate) const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#1c1f23;--dim:#636b74;--paper:#fafafa;--card:#fff;--line:#dfe3e7;--mark:#2563a8}\
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8ea;--dim:#9aa3ac;--paper:#15181b;--card:#1e2226;--line:#333a41;--mark:#7db3ec}}\
 body{margin:0 auto;max-width:76rem;padding:1.5rem;background:var(--paper);color:var(--ink);font:15px/1.45 system-ui,'Noto Sans','Noto Sans CJK SC',sans-serif}\
@@ -49,7 +49,7 @@ pub fn to_html(title: &str, about: &str, hits: &[Found]) -> String {
     );
     for (at, hit) in hits.iter().enumerate() {
         let width = (f64::from(hit.score).clamp(0.0, 1.0) * 100.0).round();
-        let shown = shown(hit);
+        let shown = shown(hit.modality, &hit.entry.source);
         let mut facts = String::new();
         for (name, value) in hit.entry.fields.iter().filter(|(_, value)| !repeats(hit, value)) {
             // Writing to a string cannot fail.
@@ -77,11 +77,12 @@ fn repeats(hit: &Found, value: &str) -> bool {
         || (hit.modality != Some(Modality::Text) && entry.source.ends_with(value))
 }
 
-fn shown(hit: &Found) -> String {
-    let source = &hit.entry.source;
+/// A picture small, a sound to play, a text, as HTML; what cannot be read is
+/// said to be gone.
+pub(crate) fn shown(modality: Option<Modality>, source: &str) -> String {
     let name = source.rsplit(['/', '\\']).next().unwrap_or(source);
     let gone = |why: &str| format!("<div class=\"gone\">{}: {}</div>", escape(name), escape(why));
-    match hit.modality {
+    match modality {
         Some(Modality::Image) => match thumbnail(source) {
             Ok(jpeg) => {
                 format!("<img alt=\"{}\" src=\"data:image/jpeg;base64,{}\">", escape(name), STANDARD.encode(jpeg))
@@ -143,7 +144,7 @@ fn cut(text: &str, most: usize) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

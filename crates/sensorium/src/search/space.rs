@@ -1,6 +1,7 @@
 //! A space in which vectors of several kinds of things can be compared.
 
 use super::checkpoint::CheckpointSpace;
+use crate::retrieve::Retriever;
 use crate::{Error, Result};
 use sensorium_data::DataPlan;
 use sensorium_model::ColumnInput;
@@ -40,17 +41,22 @@ pub struct Similarity {
     pub bias: Option<f32>,
 }
 
-/// Opens the space of a model: a folder with the towers of a checkpoint.
+/// Opens the space of a model: one of ours that was fitted to retrieve, or a
+/// folder with the towers of a checkpoint.
 ///
 /// # Errors
 /// When the folder is not one that is known, or its towers do not meet in one
 /// space.
 pub fn open(source: &Path) -> Result<Box<dyn Space>> {
     if source.join(sensorium_data::plan::PLAN_FILE).exists() {
+        if Retriever::is_in(source) {
+            return Ok(Box::new(Retriever::load(source)?));
+        }
         return Err(Error::model(
             source,
-            "predicts a label; its towers do not meet in one space. Search with a checkpoint whose towers do \
-             (CLIP, Chinese-CLIP, SigLIP), or with one encoder (as of sentence-transformers)",
+            "predicts a label; its towers do not meet in one space. Search with a model that was fitted with \
+             task = \"retrieve\", a checkpoint whose towers meet (CLIP, Chinese-CLIP, SigLIP), or one encoder (as of \
+             sentence-transformers)",
         ));
     }
     Ok(Box::new(CheckpointSpace::open(source)?))

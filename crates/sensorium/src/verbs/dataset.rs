@@ -81,7 +81,8 @@ impl Dataset {
         Ok(Loader::new(Arc::clone(&self.table), Arc::clone(plan), rows.to_vec(), self.cache.clone(), options)?)
     }
 
-    /// A loader of the training rows: shuffled, bucketed by length, varied.
+    /// A loader of the training rows (where the plan has a label, of those that have one):
+    /// shuffled, bucketed by length, varied.
     ///
     /// # Errors
     /// When the table lacks the plan's columns.
@@ -97,7 +98,7 @@ impl Dataset {
             shuffle: true,
             seed,
             augmentation,
-            require_target: true,
+            require_target: plan.label.is_some(),
             ..loader_options(config)
         };
         let rows = self.splits.train.clone();

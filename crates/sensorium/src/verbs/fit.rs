@@ -1,11 +1,11 @@
 //! Fit: from a table to a trained, evaluated, saved model.
 
 use super::dataset::{TrainingRows, open_cache};
+use super::describe::{describe_columns, describe_model, measure_step};
 use super::evaluate::{Answered, EvaluateOptions, Evaluated, answer_loader, evaluate_rows, judged};
 use super::{Dataset, report};
 use crate::assemble::{augmentation, model_config, plan_options, resolve};
-use crate::batch::Batch;
-use crate::config::{FitConfig, MethodName};
+use crate::config::{FitConfig, MethodName, TaskName};
 use crate::encoders::Encoders;
 use crate::feature_cache::FeatureCache;
 use crate::finetune;
@@ -14,18 +14,13 @@ use crate::saved::{Model, save_structure, save_weights};
 use crate::task::Objective;
 use crate::{Error, Result};
 use sensorium_data::{DataPlan, Loader, Processor};
-use sensorium_engine::Tape;
 use sensorium_eval::Evaluation;
-use sensorium_model::towers::{ImageStem, ImageTowerConfig};
 use sensorium_model::{Frozen, FusionKind, MultimodalModel};
-use sensorium_train::{
-    BoxError, Event, Inventory, Judge, Observer, RunOptions, StepContext, StopFlag, Stopped, Summary, Trainable,
-    Trainer,
-};
+use sensorium_train::{BoxError, Event, Judge, Observer, RunOptions, StopFlag, Stopped, Summary, Trainer};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What to fit.
 #[derive(Debug, Clone, Default)]
@@ -77,10 +72,11 @@ pub struct Fitted {
 /// When the table, the configuration or training fails.
 pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower) -> Result<Fitted> {
     let mut config = config.clone();
-    let path = config.data.table.clone().ok_or_else(|| Error::Config {
-        place: "data.table".into(),
-        problem: "missing; expected the path of a CSV, JSONL or Parquet file".into(),
-    })?;
+    if config.task != TaskName::Predict {
+        let problem = "is fitted by another function: retrieve::fit_retrieval";
+        return Err(Error::Config { place: "task".into(), problem: problem.into() });
+    }
+    let path = table_path(&config)?;
     if config.label.column.is_none() {
         return Err(Error::Config {
             place: "label.column".into(),
@@ -114,7 +110,7 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
     }
     let mut learner = Learner { model, params, objective, feature_cache: None };
     learner.model.set_gradient_checkpointing(config.train.gradient_checkpointing);
-    finetune::apply(&config, &encoders, &mut learner, processors())?;
+    finetune::apply(&config, &encoders, (&mut learner.model, &mut learner.params), processors())?;
     sensorium_train::assign(&config.train, &mut learner.params)?;
     let frozen = |column| learner.model.frozen(&learner.params, column);
     learner.feature_cache = feature_cache(&config, &plan, follower, frozen)?;
@@ -124,7 +120,9 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
 
     let training = dataset.for_training(&plan, &config, augmentation(&config))?;
     let steps = training.batches(0).div_ceil(config.train.grad_accumulation.max(1));
-    follower.note(&describe_model(&learner, &config, steps, measure_step(&learner, &training)?));
+    let fusion = format!("fusion: {:?}, {} features", network.fusion.kind, network.fusion.dim).to_lowercase();
+    let measured = measure_step(&learner, &TrainingRows(&training))?;
+    follower.note(&describe_model((&learner.model, &learner.params), &fusion, &config, steps, measured));
     let (held_out, split) = held_out(&dataset);
     let before = learner.clone();
     let mut model = Model { learner, plan, config };
@@ -150,7 +148,7 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
         return Ok(Fitted { model, summary, evaluated: None, split, report: None });
     }
     finetune::save(&options.out, &model)?;
-    save_weights(&options.out, &model.learner)?;
+    save_weights(&options.out, &model.learner.model, &model.learner.params)?;
     if let bytes @ 1.. = finetune::saved_bytes(&options.out) {
         let folder = options.out.join(finetune::ADAPTER_FOLDER);
         follower.note(&format!(
@@ -174,7 +172,7 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
 
 /// The cache for the features of frozen towers; None where no tower is frozen
 /// or nothing is to be kept on disk. Says to which columns it applies.
-fn feature_cache(
+pub(crate) fn feature_cache(
     config: &FitConfig,
     plan: &DataPlan,
     follower: &mut dyn Follower,
@@ -218,8 +216,16 @@ fn feature_cache(
     Ok(Some(Arc::new(FeatureCache::new(cache, &steady, tokens))))
 }
 
+/// The table that a configuration names.
+pub(crate) fn table_path(config: &FitConfig) -> Result<PathBuf> {
+    config.data.table.clone().ok_or_else(|| Error::Config {
+        place: "data.table".into(),
+        problem: "missing; expected the path of a CSV, JSONL or Parquet file".into(),
+    })
+}
+
 /// A finished model is not overwritten unseen.
-fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
+pub(crate) fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
     let started = sensorium_train::checkpoints_dir(&options.out).exists()
         || options.out.join(crate::saved::WEIGHTS_FILE).exists();
     if started && !options.resume {
@@ -232,7 +238,7 @@ fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
 }
 
 /// The plan that a resumed run began with, or a fresh one.
-fn saved_or_fitted_plan(
+pub(crate) fn saved_or_fitted_plan(
     dataset: &Dataset,
     config: &mut FitConfig,
     encoders: &Encoders,
@@ -263,7 +269,7 @@ fn identity(model: &Model, dataset: &Dataset) -> Result<serde_json::Value> {
 }
 
 /// The rows that speak for the model: the test split, else the validation split.
-fn held_out(dataset: &Dataset) -> (Vec<u64>, &'static str) {
+pub(crate) fn held_out(dataset: &Dataset) -> (Vec<u64>, &'static str) {
     if dataset.splits.test.is_empty() {
         (dataset.splits.val.clone(), "val")
     } else {
@@ -272,7 +278,7 @@ fn held_out(dataset: &Dataset) -> (Vec<u64>, &'static str) {
 }
 
 /// Passes events on.
-struct Watch<'a>(&'a mut dyn Follower);
+pub(crate) struct Watch<'a>(pub(crate) &'a mut dyn Follower);
 
 impl Observer for Watch<'_> {
     fn event(&mut self, event: &Event<'_>) {
@@ -335,123 +341,4 @@ fn metrics(learner: &Learner, answered: &Answered) -> Result<BTreeMap<String, f6
         }
     }
     Ok(metrics)
-}
-
-/// Seconds of one forward and backward pass, and tokens in it.
-fn measure_step(learner: &Learner, training: &Loader) -> Result<Option<(f64, usize)>> {
-    let Some(pack) = training.epoch(0, 0).next() else { return Ok(None) };
-    let batch = Batch::new(pack?)?;
-    if batch.rows.is_empty() {
-        return Ok(None);
-    }
-    let mut best = f64::INFINITY;
-    // The first pass fills the buffer pool; the second is what steps cost.
-    for _ in 0..2 {
-        let start = Instant::now();
-        let tape = Tape::new();
-        let step = learner
-            .loss(&tape, &batch, &StepContext::training(0, 0, 0, 0))
-            .map_err(|e| Error::Request(e.to_string()))?;
-        tape.backward(&step.loss)?;
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    Ok(Some((best, learner.model.tokens(&batch.inputs))))
-}
-
-fn describe_columns(dataset: &Dataset) -> String {
-    let mut table = sensorium_eval::Table::new([
-        ("column", sensorium_eval::Align::Left),
-        ("type", sensorium_eval::Align::Left),
-        ("because", sensorium_eval::Align::Left),
-    ]);
-    for c in &dataset.schema.columns {
-        table.row([c.name.clone(), c.kind.name().to_owned(), c.reason.clone()]);
-    }
-    format!("{}\n{}", table.to_text().trim_end(), dataset.splits.summary())
-}
-
-fn describe_model(learner: &Learner, config: &FitConfig, steps: usize, measured: Option<(f64, usize)>) -> String {
-    let (_, trainable) = learner.params.count();
-    let mut text = String::new();
-    for c in &learner.model.config().columns {
-        text += &format!("{}: {}\n", c.name, describe_tower(&c.tower));
-    }
-    let fusion = &learner.model.config().fusion;
-    text += &format!("fusion: {:?}, {} features\n", fusion.kind, fusion.dim).to_lowercase();
-    if config.finetune.method != MethodName::Full {
-        text += &format!("fine-tuning: {}\n", config.finetune.method.name());
-    }
-    text += &Inventory::of(&config.train, &learner.params).to_string();
-    if let Some((seconds, tokens)) = measured {
-        let total = seconds * (steps as u64 * config.train.epochs) as f64;
-        let (_, peak) = sensorium_engine::memory_in_use();
-        // Weights, gradients and two moments stand beside the activations.
-        let memory = peak + 2 * trainable * 4;
-        text += &format!(
-            "\nwith activations about {} MB\n{steps} steps of about {} tokens in an epoch, at most {} epochs: {} or less",
-            memory / 1_000_000 + 1,
-            thousands(tokens),
-            config.train.epochs,
-            duration(total)
-        );
-    }
-    text
-}
-
-fn describe_tower(tower: &sensorium_model::TowerConfig) -> String {
-    use sensorium_model::TowerConfig as T;
-    let stack = |t: &sensorium_model::TransformerConfig| format!("{} layers of {}", t.layers, t.block.hidden);
-    match tower {
-        T::Text(c) => format!("text tower, {} tokens in the vocabulary, {}", c.vocab_size, stack(&c.transformer)),
-        T::Image(c) => format!(
-            "image tower ({}), {}×{} pixels, {} tokens, {}",
-            describe_stem(c),
-            c.image_size,
-            c.image_size,
-            c.patches(),
-            stack(&c.transformer)
-        ),
-        T::Audio(c) => format!("audio tower, {} mel bands, {}", c.mels, stack(&c.transformer)),
-        T::Video(c) => format!(
-            "video tower ({}), {} frames, {}, then {} over time",
-            describe_stem(&c.image),
-            c.max_positions,
-            stack(&c.image.transformer),
-            stack(&c.temporal)
-        ),
-        T::Features(c) => format!("features tower, {} numbers, {}", c.dim, stack(&c.transformer)),
-        T::Tabular(c) if c.categories > 0 => format!("category, {} values", c.categories),
-        T::Tabular(_) => "number".to_owned(),
-    }
-}
-
-fn describe_stem(image: &ImageTowerConfig) -> String {
-    match image.stem {
-        ImageStem::Patch => "ViT: patches, then a Transformer".to_owned(),
-        ImageStem::Conv => {
-            format!("{} convolutions, then a Transformer", image.patch_size.trailing_zeros())
-        }
-    }
-}
-
-fn thousands(n: usize) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, d) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(d);
-    }
-    out
-}
-
-/// A duration for people.
-pub(crate) fn duration(seconds: f64) -> String {
-    let s = seconds.round() as u64;
-    match s {
-        0..=99 => format!("{s} s"),
-        100..=5999 => format!("{} min", s.div_ceil(60)),
-        _ => format!("{:.1} h", seconds / 3600.0),
-    }
 }

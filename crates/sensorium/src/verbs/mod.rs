@@ -1,6 +1,7 @@
 //! The verbs: what a person does with a table and a model.
 
 mod dataset;
+mod describe;
 pub mod evaluate;
 pub mod fit;
 pub mod predict;
@@ -9,3 +10,5 @@ mod report;
 
 pub(crate) use dataset::open_cache;
 pub use dataset::{Dataset, cache_folder};
+pub(crate) use describe::{describe_columns, describe_model, measure_step};
+pub(crate) use report::{learning_curves, training_facts};

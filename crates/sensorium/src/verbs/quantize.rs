@@ -181,7 +181,7 @@ fn write(source: &Path, model: &Model, options: &QuantizeOptions, merged: bool) 
     };
     let keeps_adapter = !merged && model.learner.model.adapters().active().is_some();
     saved::save_structure_as(&partial, model, quantization, keeps_adapter)?;
-    saved::save_weights(&partial, &model.learner)?;
+    saved::save_weights(&partial, &model.learner.model, &model.learner.params)?;
     for file in COPIED {
         copy(&source.join(file), &partial.join(file))?;
     }

@@ -1,12 +1,14 @@
 //! What a fit leaves for people to read: the report page, the learning
 //! curves, `metrics.json` and the model card.
 
+use super::describe::duration;
 use super::evaluate::Evaluated;
-use crate::config::MethodName;
+use crate::config::{FitConfig, MethodName};
 use crate::saved::{Model, write as write_file};
 use crate::task::Decision;
 use crate::{Error, Result};
 use sensorium_data::{LabelTask, Modality, Target};
+use sensorium_engine::Params;
 use sensorium_eval::plot::{LineChart, Marker, Series};
 use sensorium_eval::{Classification, Curves, Example, Page, Probabilities};
 use sensorium_train::{Stopped, Summary};
@@ -14,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 /// The report page's file.
 pub(crate) const PAGE: &str = "report.html";
+/// Metrics of validation that are drawn over the epochs.
+const WATCHED: [&str; 5] = ["accuracy", "macro_f1", "micro_f1", "r2", "spearman"];
 /// Points of a curve on the page, at most.
 const CURVE_POINTS: usize = 200;
 /// Mistakes shown on the page.
@@ -32,7 +36,7 @@ pub(crate) fn write(
 ) -> Result<PathBuf> {
     let json = serde_json::to_string_pretty(&evaluated.evaluation).map_err(|e| Error::model(folder, e.to_string()))?;
     write_file(&folder.join("metrics.json"), json.as_bytes())?;
-    let learning = summary.map(learning_curves).unwrap_or_default();
+    let learning = summary.map(|s| learning_curves(s, &WATCHED)).unwrap_or_default();
     for chart in &learning {
         let name = if chart.y_label == "loss" { "loss.svg" } else { "learning.svg" };
         write_file(&folder.join(name), chart.to_svg().as_bytes())?;
@@ -94,17 +98,25 @@ pub(crate) fn write_card(
 }
 
 fn facts(model: &Model, summary: Option<&Summary>) -> Vec<(String, String)> {
-    let (all, trainable) = model.learner.params.count();
     let inputs: Vec<String> =
         model.plan.columns.iter().map(|c| format!("{} ({})", c.name, c.modality.name())).collect();
     let mut facts = vec![
         ("inputs".to_owned(), inputs.join(", ")),
         ("fusion".to_owned(), format!("{:?}", model.config.fusion.kind).to_lowercase()),
-        ("parameters".to_owned(), format!("{all} ({trainable} trainable)")),
-        ("seed".to_owned(), model.config.train.seed.to_string()),
     ];
-    if model.config.finetune.method != MethodName::Full {
-        facts.push(("fine-tuning".to_owned(), model.config.finetune.method.name().to_owned()));
+    facts.extend(training_facts(&model.learner.params, &model.config, summary));
+    facts
+}
+
+/// What is worth knowing of how a model was trained.
+pub(crate) fn training_facts(params: &Params, config: &FitConfig, summary: Option<&Summary>) -> Vec<(String, String)> {
+    let (all, trainable) = params.count();
+    let mut facts = vec![
+        ("parameters".to_owned(), format!("{all} ({trainable} trainable)")),
+        ("seed".to_owned(), config.train.seed.to_string()),
+    ];
+    if config.finetune.method != MethodName::Full {
+        facts.push(("fine-tuning".to_owned(), config.finetune.method.name().to_owned()));
     }
     if let Some(s) = summary {
         let why = match s.stopped {
@@ -115,7 +127,7 @@ fn facts(model: &Model, summary: Option<&Summary>) -> Vec<(String, String)> {
         };
         facts.push((
             "training".to_owned(),
-            format!("{} epochs, {} steps, {}, {why}", s.epochs, s.steps, super::fit::duration(s.seconds)),
+            format!("{} epochs, {} steps, {}, {why}", s.epochs, s.steps, duration(s.seconds)),
         ));
         if s.skipped > 0 {
             facts.push(("skipped steps".to_owned(), s.skipped.to_string()));
@@ -126,7 +138,7 @@ fn facts(model: &Model, summary: Option<&Summary>) -> Vec<(String, String)> {
 }
 
 /// Loss over the epochs, and the watched metrics.
-fn learning_curves(summary: &Summary) -> Vec<LineChart> {
+pub(crate) fn learning_curves(summary: &Summary, watched: &[&str]) -> Vec<LineChart> {
     let epochs = &summary.history.epochs;
     let series = |name: &str, value: &dyn Fn(&sensorium_train::EpochRecord) -> Option<f64>| Series {
         name: name.to_owned(),
@@ -145,7 +157,7 @@ fn learning_curves(summary: &Summary) -> Vec<LineChart> {
         whole_x: true,
         ..LineChart::default()
     };
-    let watched: Vec<Series> = ["accuracy", "macro_f1", "micro_f1", "r2", "spearman"]
+    let watched: Vec<Series> = watched
         .iter()
         .map(|name| series(name, &|e| e.metrics.get(*name).copied()))
         .filter(|s| !s.points.is_empty())

@@ -92,6 +92,7 @@ impl<M: Trainable> Run<'_, M> {
         let engine = |source| TrainError::Engine { step: self.state.step, source };
         self.optimizer.step(self.model.params_mut(), &gradients, &hyper, mean * clip).map_err(engine)?;
         drop(gradients);
+        self.model.after_update();
         self.state.updates += 1;
         self.state.skipped_in_a_row = 0;
         if let Some(ema) = &mut self.ema {
