@@ -1,6 +1,7 @@
 //! Inner products of vectors, for searching among many.
 
-use crate::simd::{sum2, vectorised};
+use crate::Element;
+use crate::simd::{LANES, sum_lanes, sum2, vectorised};
 
 vectorised! {
     /// The inner product of two vectors of the same length, summed in an order
@@ -10,14 +11,53 @@ vectorised! {
     }
 }
 
+/// Rows compared at a time: so many sums are on their way at once, where a
+/// single one would wait for each of its additions.
+const ROWS: usize = 4;
+
 vectorised! {
     /// The inner product of a vector `[dim]` with each row of `[rows, dim]`,
     /// into `out` `[rows]`; each as [`dot`] has it.
     pub fn dots<E>(vector: &[E], rows: &[E], out: &mut [E]) {
-        for (row, out) in rows.chunks_exact(vector.len().max(1)).zip(out) {
+        let dim = vector.len().max(1);
+        let (mut fours, mut outs) = (rows.chunks_exact(ROWS * dim), out.chunks_exact_mut(ROWS));
+        for (rows, out) in (&mut fours).zip(&mut outs) {
+            let (ab, cd) = rows.split_at(2 * dim);
+            let ((a, b), (c, d)) = (ab.split_at(dim), cd.split_at(dim));
+            out.copy_from_slice(&four(vector, [a, b, c, d]));
+        }
+        for (row, out) in fours.remainder().chunks_exact(dim).zip(outs.into_remainder()) {
             *out = sum2(vector, row, |x, y| x * y);
         }
     }
+}
+
+vectorised! {
+    /// The inner product of a vector with each of four; each as [`dot`] has it.
+    pub fn dot_four<E>(vector: &[E], rows: [&[E]; ROWS]) -> [E; ROWS] {
+        four(vector, rows)
+    }
+}
+
+/// As `sum2` of each, side by side.
+#[inline(always)]
+fn four<E: Element>(vector: &[E], rows: [&[E]; ROWS]) -> [E; ROWS] {
+    let mut lanes = [[E::ZERO; LANES]; ROWS];
+    let whole = vector.len() / LANES * LANES;
+    let [a, b, c, d] = rows.map(|row| row[..vector.len()].chunks_exact(LANES));
+    for ((((x, a), b), c), d) in vector.chunks_exact(LANES).zip(a).zip(b).zip(c).zip(d) {
+        for (lanes, y) in lanes.iter_mut().zip([a, b, c, d]) {
+            for i in 0..LANES {
+                lanes[i] += x[i] * y[i];
+            }
+        }
+    }
+    for (lanes, row) in lanes.iter_mut().zip(rows) {
+        for (i, (x, y)) in vector[whole..].iter().zip(&row[whole..]).enumerate() {
+            lanes[i] += *x * *y;
+        }
+    }
+    lanes.map(sum_lanes)
 }
 
 #[cfg(test)]
@@ -33,10 +73,12 @@ mod tests {
             let (a, b, c) = (vector(0), vector(1), vector(2));
             let plain = |x: &[f64], y: &[f64]| -> f64 { x.iter().zip(y).map(|(x, y)| x * y).sum() };
             assert!((dot(&a, &b) - plain(&a, &b)).abs() < 1e-12, "{dim}");
-            let mut out = [9.0; 2];
-            dots(&a, &[b.clone(), c.clone()].concat(), &mut out);
+            // Rows in fours and those left over have the same bits as alone.
+            let mut out = [9.0; 6];
+            dots(&a, &[&b[..], &c, &b, &a, &c, &b].concat(), &mut out);
             if dim > 0 {
-                assert_eq!(out, [dot(&a, &b), dot(&a, &c)]);
+                assert_eq!(out, [&b, &c, &b, &a, &c, &b].map(|row| dot(&a, row)));
+                assert_eq!(dot_four(&a, [&b, &c, &b, &a]), out[..4]);
             }
         }
     }

@@ -15,7 +15,7 @@
 use crate::{Hit, IndexError, Result};
 use rayon::prelude::*;
 use sensorium_engine::Random;
-use sensorium_engine::similarity::dot;
+use sensorium_engine::similarity::{dot, dot_four};
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -176,18 +176,16 @@ impl Graph {
         seen.insert(self.entry);
         // Sorted; the flag says whether its neighbours were looked at.
         let mut best: Vec<(Hit, bool)> = vec![(hit(self.entry), false)];
-        let mut next = 0;
+        let (mut next, mut new) = (0, Vec::with_capacity(SLOTS));
         while let Some((from, looked)) = best.get_mut(next) {
             if std::mem::replace(looked, true) {
                 next += 1;
                 continue;
             }
             let from = from.position as u32;
-            for to in self.neighbours(from) {
-                if !seen.insert(to) {
-                    continue;
-                }
-                let hit = hit(to);
+            new.clear();
+            new.extend(self.neighbours(from).filter(|to| seen.insert(*to)));
+            for hit in hits(query, vectors, dim, &new) {
                 if best.len() == beam && !best.last().is_some_and(|worst| hit.is_before(&worst.0)) {
                     continue;
                 }
@@ -272,6 +270,15 @@ fn middle(vectors: &[f32], dim: usize) -> u32 {
     }
     let mean: Vec<f32> = mean.into_iter().map(|m| (m / (vectors.len() / dim) as f64) as f32).collect();
     crate::exact::search(vectors, dim, &mean, 1, |_| true)[0].first().map_or(0, |hit| hit.position as u32)
+}
+
+/// A query against some of the vectors, in their order, four at a time.
+fn hits<'v>(query: &'v [f32], vectors: &'v [f32], dim: usize, of: &'v [u32]) -> impl Iterator<Item = Hit> + 'v {
+    let vector = move |at: u32| &vectors[at as usize * dim..][..dim];
+    let hit = |(at, score): (&u32, f32)| Hit { position: *at as usize, score };
+    let (fours, rest) = of.as_chunks::<4>();
+    let together = fours.iter().flat_map(move |four| four.iter().zip(dot_four(query, four.map(vector))).map(hit));
+    together.chain(rest.iter().map(move |at| hit((at, dot(query, vector(*at))))))
 }
 
 /// Of candidates, the best first, those to link to: each unless one chosen
