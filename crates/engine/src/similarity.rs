@@ -42,22 +42,29 @@ vectorised! {
 /// As `sum2` of each, side by side.
 #[inline(always)]
 fn four<E: Element>(vector: &[E], rows: [&[E]; ROWS]) -> [E; ROWS] {
-    let mut lanes = [[E::ZERO; LANES]; ROWS];
-    let whole = vector.len() / LANES * LANES;
-    let [a, b, c, d] = rows.map(|row| row[..vector.len()].chunks_exact(LANES));
-    for ((((x, a), b), c), d) in vector.chunks_exact(LANES).zip(a).zip(b).zip(c).zip(d) {
-        for (lanes, y) in lanes.iter_mut().zip([a, b, c, d]) {
-            for i in 0..LANES {
-                lanes[i] += x[i] * y[i];
-            }
+    let (x, x_rest) = vector.as_chunks::<LANES>();
+    let [(a, a_rest), (b, b_rest), (c, c_rest), (d, d_rest)] = rows.map(|row| row.as_chunks::<LANES>());
+    let [mut sa, mut sb, mut sc, mut sd] = [[E::ZERO; LANES]; ROWS];
+    for ((((x, a), b), c), d) in x.iter().zip(a).zip(b).zip(c).zip(d) {
+        for i in 0..LANES {
+            sa[i] += x[i] * a[i];
+        }
+        for i in 0..LANES {
+            sb[i] += x[i] * b[i];
+        }
+        for i in 0..LANES {
+            sc[i] += x[i] * c[i];
+        }
+        for i in 0..LANES {
+            sd[i] += x[i] * d[i];
         }
     }
-    for (lanes, row) in lanes.iter_mut().zip(rows) {
-        for (i, (x, y)) in vector[whole..].iter().zip(&row[whole..]).enumerate() {
-            lanes[i] += *x * *y;
+    for (lanes, rest) in [(&mut sa, a_rest), (&mut sb, b_rest), (&mut sc, c_rest), (&mut sd, d_rest)] {
+        for (lane, (x, y)) in lanes.iter_mut().zip(x_rest.iter().zip(rest)) {
+            *lane += *x * *y;
         }
     }
-    lanes.map(sum_lanes)
+    [sum_lanes(sa), sum_lanes(sb), sum_lanes(sc), sum_lanes(sd)]
 }
 
 #[cfg(test)]

@@ -219,11 +219,20 @@ impl Encoders {
         params: &mut Params,
         processors: impl IntoIterator<Item = &'p Processor>,
     ) -> Result<()> {
+        let mut read: Vec<(&Encoder, Params)> = Vec::new();
         for (column, processor) in processors.into_iter().enumerate() {
             let Some(encoder) = self.of(processor) else { continue };
-            let (_, weights) = encoder.source.load_tower_as(encoder.part, &encoder.tower)?;
+            // Columns of one encoder share its weights until training changes them.
+            let known = read.iter().position(|(other, _)| std::ptr::eq(*other, encoder));
+            let at = match known {
+                Some(at) => at,
+                None => {
+                    read.push((encoder, encoder.source.load_tower_as(encoder.part, &encoder.tower)?.1));
+                    read.len() - 1
+                }
+            };
             let scope = self.scope(model, column, processor);
-            for (_, weight) in weights.iter() {
+            for (_, weight) in read[at].1.iter() {
                 let name = format!("{scope}.{}", weight.name);
                 let id = params.id(&name).ok_or_else(|| Error::Request(format!("the model has no {name}")))?;
                 params.get_mut(id).value = weight.value.clone();
