@@ -23,6 +23,8 @@
 //! # }
 //! ```
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 mod buffer;
 pub mod check;
 mod element;

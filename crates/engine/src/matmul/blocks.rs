@@ -5,9 +5,6 @@ use super::kernels::Kernel;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// The longest slice of the inner dimension: a panel of B (`DEPTH × COLS`)
-/// and one of A pass through the first-level cache together.
-pub(super) const DEPTH: usize = 512;
 /// Rows of a task at least, where there are so many: fewer, and reading the
 /// panels of B anew for each task costs more than it saves.
 const ROWS: usize = 48;
@@ -24,7 +21,7 @@ pub(super) struct Blocks {
 /// Cuts C of `m × n` into blocks for `threads`.
 pub(super) fn plan<K: Kernel>(m: usize, n: usize, threads: usize) -> Blocks {
     // Half of the second-level cache holds the rows of A over a slice.
-    let most = (second_level_cache() / 2 / (DEPTH * 4) / K::ROWS * K::ROWS).clamp(K::ROWS * 4, 384);
+    let most = (second_level_cache() / 2 / (K::stored(K::DEPTH) * 4) / K::ROWS * K::ROWS).clamp(K::ROWS * 4, 384);
     let (mut rows, mut cols) = (m.min(most), n.min(4096));
     let wanted = if threads > 1 { threads * TASKS } else { 1 };
     while m.div_ceil(rows) * n.div_ceil(cols) < wanted {
@@ -48,8 +45,8 @@ pub(super) fn plan<K: Kernel>(m: usize, n: usize, threads: usize) -> Blocks {
 
 /// Cuts a run of the inner dimension, `whole` long in all, into slices of
 /// equal length; by `whole` alone, so that runs are cut alike.
-pub(super) fn slices(run: Range<usize>, whole: usize) -> Vec<Range<usize>> {
-    let depth = whole.div_ceil(whole.div_ceil(DEPTH).max(1)).next_multiple_of(4).max(4);
+pub(super) fn slices<K: Kernel>(run: Range<usize>, whole: usize) -> Vec<Range<usize>> {
+    let depth = whole.div_ceil(whole.div_ceil(K::DEPTH).max(1)).next_multiple_of(K::UNIT).max(K::UNIT);
     run.clone().step_by(depth).map(|from| from..run.end.min(from + depth)).collect()
 }
 

@@ -1,25 +1,70 @@
 //! The innermost loops of a matrix product: one tile of C held in registers.
 
+use super::Map;
+use super::packing::Lines;
 use std::arch::x86_64::{
     __m256, __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps,
     _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
     _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
-/// A micro-kernel: how large its tile is and how to compute it.
+/// A micro-kernel: how large its tile is, how its factors are packed and how to
+/// compute it.
 pub(super) trait Kernel: 'static {
     /// Rows of the largest tile.
     const ROWS: usize;
     /// Columns of the tile.
     const COLS: usize;
+    /// The longest slice of the inner dimension: a panel of B (`DEPTH × COLS`)
+    /// and one of A pass through the first-level cache together.
+    const DEPTH: usize = 512;
+    /// What the length of every slice but the last is a multiple of.
+    const UNIT: usize = 4;
+    /// Whether tiles of fewer than `ROWS` rows are computed as they are; else
+    /// as a whole one whose further rows nobody reads.
+    const ANY_HEIGHT: bool = true;
 
-    /// C tile (+)= packed A panel · packed B panel over `depth`, for a tile of
-    /// `height` rows. Meanwhile the cache lines from `next` on, `depth / 4` of
-    /// them, are asked for: what will be read after this tile.
+    /// Memory for one packed line over `depth`, in elements.
+    fn stored(depth: usize) -> usize {
+        depth
+    }
+
+    /// Sets this thread up for tiles.
+    fn begin() {}
+
+    /// Undoes it.
+    fn end() {}
+
+    /// Packs rows of A, `(first, count)`, over a run of the inner dimension,
+    /// `(from, depth)`, and applies `map` to them.
     ///
     /// # Safety
-    /// The processor has the kernel's instructions; `height` is 1 to `ROWS`;
-    /// `a` holds `depth * height` and `b` `depth * COLS` elements; `c` is valid
+    /// The rows and the run lie in A; `count` is at most `ROWS`; `panel` is
+    /// valid for the tile's height times `stored(depth)`.
+    unsafe fn pack_left(rows: Lines, of: (usize, usize), run: (usize, usize), map: Option<Map<f32>>, panel: *mut f32) {
+        // SAFETY: the caller's duty.
+        unsafe { rows.pack(of, run, of.1, map, panel) };
+    }
+
+    /// Packs columns of B, as [`Kernel::pack_left`] packs rows of A; columns
+    /// that are missing are zeros.
+    ///
+    /// # Safety
+    /// The columns and the run lie in B; `count` is at most `COLS`; `panel` is
+    /// valid for `COLS * stored(depth)` elements.
+    unsafe fn pack_right(cols: Lines, of: (usize, usize), run: (usize, usize), map: Option<Map<f32>>, panel: *mut f32) {
+        // SAFETY: the caller's duty.
+        unsafe { cols.pack(of, run, Self::COLS, map, panel) };
+    }
+
+    /// C tile (+)= packed A panel · packed B panel over `depth`, for a tile of
+    /// `height` rows. Meanwhile the cache lines from `next` on, a quarter of
+    /// `stored(depth)` of them, are asked for: what will be read after this tile.
+    ///
+    /// # Safety
+    /// The processor has the kernel's instructions, and [`Kernel::begin`] was
+    /// called on this thread; `height` is 1 to `ROWS`, or `ROWS` itself without
+    /// `ANY_HEIGHT`; `a` and `b` hold their panels over `depth`; `c` is valid
     /// for `height` rows of `COLS` elements `stride` apart.
     unsafe fn tile(
         height: usize,

@@ -3,7 +3,7 @@
 //! copy.
 //!
 //! For `f32` on x86-64 with AVX2 or AVX-512 a packed, register-blocked product
-//! of our own (`packed.rs`) runs; everywhere else, and for `f64`, the `gemm`
+//! of our own (`packed.rs`) runs, with AMX on its tiles (`split.rs`); everywhere else, and for `f64`, the `gemm`
 //! crate, which is also the oracle of the tests. Each element of C is summed
 //! in an order that depends on the shape only, never on the threads.
 
@@ -17,6 +17,8 @@ mod packed;
 mod packing;
 mod portable;
 mod right;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod split;
 
 use crate::Element;
 use std::marker::PhantomData;
@@ -199,6 +201,10 @@ pub(crate) fn pack_f32(b: &Matrix<'_, f32>) -> Option<PackedRight> {
 }
 
 pub(crate) fn product_f32(p: Product<'_, f32>) {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if matches!(p.b, Right::Plain(_)) && in_tiles(p.c.rows, p.c.cols, p.a.cols) {
+        return packed::product::<split::Amx>(&p);
+    }
     #[cfg(target_arch = "x86_64")]
     match crate::simd::level() {
         crate::Level::Avx512 => return packed::product::<kernels::Avx512>(&p),
@@ -206,6 +212,20 @@ pub(crate) fn product_f32(p: Product<'_, f32>) {
         crate::Level::Baseline => {}
     }
     portable::product(p);
+}
+
+/// Whether a product of `m × n` over `k` is faster in AMX tiles, which pack
+/// more: not where one of the three is small. It is packed anew each time.
+pub(crate) fn in_tiles(m: usize, n: usize, k: usize) -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        m >= 32 && n >= 32 && k >= 64 && split::is_here()
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    {
+        let _ = (m, n, k);
+        false
+    }
 }
 
 /// A closure over an [`Output`]'s pointer, called from several threads on

@@ -17,6 +17,7 @@ use super::packing::Lines;
 use super::{Map, Matrix, Output, PackedRight, Product, Right};
 use crate::Buffer;
 use rayon::prelude::*;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -30,10 +31,10 @@ const STRIP: usize = 128;
 /// Packs a matrix whole, on the calling thread: it may hold a lock.
 pub(super) fn pack<K: Kernel>(b: &Matrix<'_, f32>) -> PackedRight {
     let (k, n) = (b.rows, b.cols);
-    let mut panels = Buffer::any(k * n.next_multiple_of(K::COLS));
+    let mut panels = Buffer::any(K::stored(k) * n.next_multiple_of(K::COLS));
     let to = Ptr(panels.as_mut_ptr());
-    let slices = blocks::slices(0..k, k);
-    let job = Packing { lines: Lines::columns(b), cols: 0..n, slices, width: K::COLS, map: None };
+    let slices = blocks::slices::<K>(0..k, k);
+    let job = Packing::<K> { lines: Lines::columns(b), cols: 0..n, slices, map: None, kernel: PhantomData };
     for i in 0..job.count() {
         // SAFETY: the buffer was made for all panels.
         unsafe { job.pack(i, to) };
@@ -50,17 +51,17 @@ unsafe impl Sync for Ptr {}
 
 /// The packing of some columns of B over some slices: slice by slice, in each
 /// panel by panel.
-struct Packing {
+struct Packing<K> {
     lines: Lines,
     cols: Range<usize>,
     slices: Vec<Range<usize>>,
-    width: usize,
     map: Option<Map<f32>>,
+    kernel: PhantomData<fn() -> K>,
 }
 
-impl Packing {
+impl<K: Kernel> Packing<K> {
     fn panels(&self) -> usize {
-        self.cols.len().div_ceil(self.width)
+        self.cols.len().div_ceil(K::COLS)
     }
 
     /// How many panels there are in all.
@@ -70,23 +71,19 @@ impl Packing {
 
     /// Where slice `s` begins in the packed buffer.
     fn begin(&self, s: usize) -> usize {
-        (self.slices[s].start - self.slices[0].start) * self.panels() * self.width
+        K::stored(self.slices[s].start - self.slices[0].start) * self.panels() * K::COLS
     }
 
     /// # Safety
     /// `to` is valid for all panels, and this one is written by nobody else.
     unsafe fn pack(&self, i: usize, to: Ptr) {
         let (s, panel) = (i / self.panels(), i % self.panels());
-        let (slice, first) = (&self.slices[s], self.cols.start + panel * self.width);
-        let size = slice.len() * self.width;
+        let (slice, first) = (&self.slices[s], self.cols.start + panel * K::COLS);
         // SAFETY: the caller's duty; the lines lie in B.
         unsafe {
-            let at = to.0.add(self.begin(s) + panel * size);
-            let count = self.width.min(self.cols.end - first);
-            self.lines.pack((first, count), (slice.start, slice.len()), self.width, at);
-            if let Some(map) = self.map {
-                map(std::slice::from_raw_parts_mut(at, size));
-            }
+            let at = to.0.add(self.begin(s) + panel * K::COLS * K::stored(slice.len()));
+            let count = K::COLS.min(self.cols.end - first);
+            K::pack_right(self.lines, (first, count), (slice.start, slice.len()), self.map, at);
         }
     }
 }
@@ -105,7 +102,7 @@ pub(super) fn product<K: Kernel>(p: &Product<'_, f32>) {
         }
         Right::Plain(_) => {
             // Whole columns where they fit, else the inner dimension in runs.
-            let slice = blocks::slices(0..k, k)[0].len();
+            let slice = blocks::slices::<K>(0..k, k)[0].len();
             let deep = k.min((PACKED / n.next_multiple_of(K::COLS).min(4096) / slice).max(1) * slice);
             let wide = (PACKED / deep / K::COLS * K::COLS).max(K::COLS);
             for col in (0..n).step_by(wide) {
@@ -121,14 +118,14 @@ pub(super) fn product<K: Kernel>(p: &Product<'_, f32>) {
 struct Region<'a, 'p, K: Kernel> {
     product: &'a Product<'p, f32>,
     rows: Lines,
-    packing: Option<Packing>,
+    packing: Option<Packing<K>>,
     slices: Vec<Range<usize>>,
     cols: Range<usize>,
     plan: Blocks,
     panels: Ptr,
     /// Holds the panels that were not packed before.
     _buffer: Option<Buffer<f32>>,
-    kernel: std::marker::PhantomData<fn() -> K>,
+    kernel: PhantomData<fn() -> K>,
 }
 
 // SAFETY: the tasks read A and the panels and write disjoint tiles of C.
@@ -142,29 +139,29 @@ impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
         inner: Range<usize>,
         packed: Option<Ptr>,
     ) -> Self {
-        let slices = blocks::slices(inner, product.a.cols);
+        let slices = blocks::slices::<K>(inner, product.a.cols);
         let mut buffer = None;
         let packing = match (&product.b, packed) {
             (Right::Plain(b), None) => Some(Packing {
                 lines: Lines::columns(b),
                 cols: cols.clone(),
                 slices: slices.clone(),
-                width: K::COLS,
                 map: product.map_b,
+                kernel: PhantomData,
             }),
             _ => None,
         };
         let panels = packed.unwrap_or_else(|| {
-            let depth: usize = slices.iter().map(ExactSizeIterator::len).sum();
+            let depth: usize = slices.iter().map(|slice| K::stored(slice.len())).sum();
             Ptr(buffer.insert(Buffer::any(depth * cols.len().next_multiple_of(K::COLS))).as_mut_ptr())
         });
         let rows = Lines::rows(&product.a);
-        Self { product, rows, packing, slices, cols, plan, panels, _buffer: buffer, kernel: std::marker::PhantomData }
+        Self { product, rows, packing, slices, cols, plan, panels, _buffer: buffer, kernel: PhantomData }
     }
 
     fn run(&self, threads: usize) {
         let (down, across) = (self.product.c.rows.div_ceil(self.plan.rows), self.cols.len().div_ceil(self.plan.cols));
-        let packs = self.packing.as_ref().map_or(0, Packing::count);
+        let packs = self.packing.as_ref().map_or(0, Packing::<K>::count);
         let (next_pack, packed, next_task) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let participate = || {
             if let Some(packing) = &self.packing {
@@ -185,6 +182,7 @@ impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
                 }
             }
             let mut block = None;
+            K::begin();
             loop {
                 let i = next_task.fetch_add(1, Ordering::Relaxed);
                 if i >= down * across {
@@ -195,6 +193,7 @@ impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
                 // of B were packed.
                 unsafe { self.task(i / across, i % across, block) };
             }
+            K::end();
         };
         let at_work = threads.min((down * across).max(packs / 8)).max(1);
         if at_work > 1 {
@@ -206,8 +205,9 @@ impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
 
     /// Memory for the rows of A of one task.
     fn block_buffer(&self) -> Buffer<f32> {
-        let deepest = self.slices.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        Buffer::any(deepest * self.plan.rows.min(self.product.c.rows))
+        let deepest = self.slices.iter().map(|slice| K::stored(slice.len())).max().unwrap_or(0);
+        let rows = self.plan.rows.min(self.product.c.rows);
+        Buffer::any(deepest * if K::ANY_HEIGHT { rows } else { rows.next_multiple_of(K::ROWS) })
     }
 
     /// One block of C.
@@ -218,7 +218,7 @@ impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
         let p = self.product;
         let rows = down * self.plan.rows..((down + 1) * self.plan.rows).min(p.c.rows);
         let cols = across * self.plan.cols..((across + 1) * self.plan.cols).min(self.cols.len());
-        let heights = Heights::new(rows.len(), K::ROWS);
+        let heights = Heights::new::<K>(rows.len());
         let panels = self.cols.len().div_ceil(K::COLS);
         let mut before = 0;
         for (s, slice) in self.slices.iter().enumerate() {
@@ -233,7 +233,7 @@ impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
                     // SAFETY: the panel is one of those packed; the tiles lie
                     // in the block.
                     unsafe {
-                        let b = self.panels.0.add((before * panels + j / K::COLS * depth) * K::COLS);
+                        let b = self.panels.0.add((before * panels + j / K::COLS * K::stored(depth)) * K::COLS);
                         self.column(&rows, j, cols.end, depth, &heights, block.as_ptr(), b, accumulate);
                     }
                 }
@@ -248,7 +248,7 @@ impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
                     }
                 }
             }
-            before += depth;
+            before += K::stored(depth);
         }
     }
 
@@ -259,12 +259,9 @@ impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
         for (first, height) in heights.iter() {
             // SAFETY: the caller's duty; the rows lie in A.
             unsafe {
-                let to = block.as_mut_ptr().add(first * depth);
-                self.rows.pack((rows.start + first, height), (slice.start, depth), height, to);
+                let to = block.as_mut_ptr().add(first * K::stored(depth));
+                K::pack_left(self.rows, (rows.start + first, height), (slice.start, depth), self.product.map_a, to);
             }
-        }
-        if let Some(map) = self.product.map_a {
-            map(&mut block[..rows.len() * depth]);
         }
     }
 
@@ -285,48 +282,58 @@ impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
         accumulate: bool,
     ) {
         // The largest tile of any kernel.
-        let mut edge = [0.0_f32; 12 * 32];
+        let mut edge = [0.0_f32; 32 * 32];
         let Output { data, stride, .. } = self.product.c;
-        let width = K::COLS.min(end - j);
+        let (width, panel) = (K::COLS.min(end - j), K::COLS * K::stored(depth));
         // The next panel of B is brought nearer while this one is in use.
-        let (mut next, beyond) = (b.wrapping_add(depth * K::COLS), b.wrapping_add(2 * depth * K::COLS));
+        let (mut next, beyond) = (b.wrapping_add(panel), b.wrapping_add(2 * panel));
         for (first, height) in heights.iter() {
             // SAFETY: the caller's duty; a tile that would reach beyond C is
             // computed beside it and its part copied.
             unsafe {
-                let a = block.add(first * depth);
+                let a = block.add(first * K::stored(depth));
                 let tile = data.add((rows.start + first) * stride + self.cols.start + j);
-                if width == K::COLS {
+                if width == K::COLS && (K::ANY_HEIGHT || height == K::ROWS) {
                     K::tile(height, depth, a, b, tile, stride, accumulate, next);
-                    next = next.wrapping_add(depth / 4 * 16).min(beyond);
+                    next = next.wrapping_add(4 * K::stored(depth)).min(beyond);
                     continue;
                 }
-                K::tile(height, depth, a, b, edge.as_mut_ptr(), K::COLS, false, next);
-                for r in 0..height {
-                    for s in 0..width {
-                        let to = tile.add(r * stride + s);
-                        *to = if accumulate { *to } else { 0.0 } + edge[r * K::COLS + s];
+                if accumulate {
+                    for r in 0..height {
+                        edge[r * K::COLS..][..width]
+                            .copy_from_slice(std::slice::from_raw_parts(tile.add(r * stride), width));
                     }
+                }
+                let whole = if K::ANY_HEIGHT { height } else { K::ROWS };
+                K::tile(whole, depth, a, b, edge.as_mut_ptr(), K::COLS, accumulate, next);
+                for r in 0..height {
+                    std::slice::from_raw_parts_mut(tile.add(r * stride), width)
+                        .copy_from_slice(&edge[r * K::COLS..][..width]);
                 }
             }
         }
     }
 }
 
-/// Rows cut into tiles of nearly the same height.
+/// Rows cut into tiles: of nearly the same height, or all whole but the last.
 struct Heights {
     rows: usize,
     tiles: usize,
+    /// The height of all tiles but the last.
+    whole: Option<usize>,
 }
 
 impl Heights {
-    fn new(rows: usize, most: usize) -> Self {
-        Self { rows, tiles: rows.div_ceil(most) }
+    fn new<K: Kernel>(rows: usize) -> Self {
+        Self { rows, tiles: rows.div_ceil(K::ROWS), whole: (!K::ANY_HEIGHT).then_some(K::ROWS) }
     }
 
     /// First row and height of each.
     fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
         let (short, longer) = (self.rows / self.tiles, self.rows % self.tiles);
-        (0..self.tiles).map(move |i| (i * short + i.min(longer), short + usize::from(i < longer)))
+        (0..self.tiles).map(move |i| match self.whole {
+            Some(whole) => (i * whole, whole.min(self.rows - i * whole)),
+            None => (i * short + i.min(longer), short + usize::from(i < longer)),
+        })
     }
 }

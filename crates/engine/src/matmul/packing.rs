@@ -5,16 +5,16 @@
 //! `panel[p * lines + i]` is element `p` of line `i`, so that the kernel reads
 //! one run of memory from its begin to its end.
 
-use super::Matrix;
+use super::{Map, Matrix};
 use std::arch::x86_64::{_mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps, _mm_unpackhi_ps, _mm_unpacklo_ps};
 
 /// Lines of a matrix as the packing sees them: element `p` of line `i` is at
 /// `data[i * line + p * along]`.
 #[derive(Clone, Copy)]
 pub(super) struct Lines {
-    data: *const f32,
-    line: usize,
-    along: usize,
+    pub(super) data: *const f32,
+    pub(super) line: usize,
+    pub(super) along: usize,
 }
 
 // SAFETY: only read, and the matrix that it comes from is borrowed meanwhile.
@@ -34,12 +34,32 @@ impl Lines {
     }
 
     /// Packs lines `first..first + count`, elements `from..from + depth`, into
-    /// one panel of `full` lines; those past `count` are zeros.
+    /// one panel of `full` lines; those past `count` are zeros. Then applies
+    /// `map` to the panel.
     ///
     /// # Safety
     /// The lines and elements lie in the matrix; `panel` is valid for `depth *
     /// full` elements; `count` is at most `full`.
     pub(super) unsafe fn pack(
+        self,
+        (first, count): (usize, usize),
+        (from, depth): (usize, usize),
+        full: usize,
+        map: Option<Map<f32>>,
+        panel: *mut f32,
+    ) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            self.interleave((first, count), (from, depth), full, panel);
+            if let Some(map) = map {
+                map(std::slice::from_raw_parts_mut(panel, depth * full));
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Lines::pack`].
+    unsafe fn interleave(
         self,
         (first, count): (usize, usize),
         (from, depth): (usize, usize),

@@ -1,7 +1,7 @@
 //! The linear layer as one operation: product, bias and activation.
 
 use super::{Activation, activation, matrix, vector};
-use crate::matmul::{Matrix, Output, Product, Right};
+use crate::matmul::{Matrix, Output, Product, Right, in_tiles};
 use crate::parallel::{reduce_rows, rows_mut};
 use crate::simd::vectorised;
 use crate::tape::Handle;
@@ -142,8 +142,10 @@ impl Layer {
     ) -> Tensor<E> {
         let mut value = Tensor::any(&[self.rows, self.outputs]);
         let plain = Matrix::dense(weight.data(), self.outputs, self.inputs).transposed();
-        // A weight that nobody trains is packed once for all its products.
-        let packed = if weight.needs_gradient() { None } else { weight.value().packed_transpose() };
+        // A weight that nobody trains is packed once for all its products, unless
+        // tiles are faster: they pack in other ways, in little of their time.
+        let anew = weight.needs_gradient() || in_tiles(self.rows, self.outputs, self.inputs);
+        let packed = if anew { None } else { weight.value().packed_transpose() };
         let (bias, activate) = (bias.map(Var::data), activation::forward_loop(after));
         let finish = |_: usize, col: usize, run: &mut [E]| {
             if let Some(bias) = bias {

@@ -61,7 +61,7 @@ impl Kernel {
             Self::Avx512Vnni => has_avx512bw() && is_x86_feature_detected!("avx512vnni"),
             // Its edges and what surrounds it are AVX-512.
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Self::Amx => has_avx512bw() && amx::is_allowed(),
+            Self::Amx => has_avx512bw() && crate::amx::has_bytes(),
             #[allow(unreachable_patterns)]
             _ => false,
         }
@@ -72,7 +72,7 @@ impl Kernel {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if self == Self::Amx {
             // SAFETY: the caller of `block` has chosen a kernel that is here.
-            unsafe { amx::configure() };
+            unsafe { crate::amx::configure() };
         }
         Prepared(self)
     }
@@ -121,7 +121,7 @@ impl Drop for Prepared {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if self.0 == Kernel::Amx {
             // SAFETY: set up by `prepare`.
-            unsafe { amx::release() };
+            unsafe { crate::amx::release() };
         }
     }
 }
