@@ -19,13 +19,16 @@ with open(os.path.join(ROOT, "bench", "shapes.json"), encoding="utf-8") as file:
 EAGER = {"library": "torch", "compile": False}
 COMPILED = {"library": "torch", "compile": True}
 ONNX = {"library": "onnxruntime", "compile": False}
+ONNX_INT8 = {"library": "onnxruntime", "compile": False, "int8": True}
 
 
 def case(name, shape, work, batches, peers, rounds, repeat=1):
     """`batches` holds the length of each sample of each batch; `repeat` forward passes are timed together."""
+    # Both sides round weights and activations to eight bits, each in its own way.
+    tolerance = 0.1 if work == "int8" else 1e-3
     return {
         "name": name, "shape": shape, "work": work, "batches": batches,
-        "peers": peers, "rounds": rounds, "repeat": repeat,
+        "peers": peers, "rounds": rounds, "repeat": repeat, "tolerance": tolerance,
     }  # fmt: skip
 
 
@@ -37,7 +40,7 @@ def natural(table, texts=32, batches=6):
     return [[int(n) for n in draw.choices(list(counts), counts.values(), k=texts)] for _ in range(batches)]
 
 
-# Names begin with the work: `--only train`, `--only infer`, `--only natural` choose by it.
+# Names begin with the work: `--only train`, `--only infer`, `--only int8`, `--only natural` choose by it.
 CASES = [
     case("train-minilm", "minilm", "train", [[128] * 16], [EAGER, COMPILED], 15),
     case("train-bert-base", "bert-base", "train", [[128] * 8], [EAGER, COMPILED], 9),
@@ -54,12 +57,16 @@ CASES = [
     case("infer-bert-base-natural", "bert-base", "infer", natural("sst2"), [ONNX], 12),
     case("latency-minilm", "minilm", "infer", [[16]], [ONNX], 21, repeat=20),
     case("latency-bert-base", "bert-base", "infer", [[16]], [ONNX], 21, repeat=5),
+    case("int8-minilm", "minilm", "int8", [[128] * 16], [ONNX_INT8], 15),
+    case("int8-bert-base", "bert-base", "int8", [[128] * 8], [ONNX_INT8], 11),
+    case("int8-minilm-natural", "minilm", "int8", natural("sst2"), [ONNX_INT8], 18),
+    case("int8-latency-minilm", "minilm", "int8", [[16]], [ONNX_INT8], 21, repeat=20),
 ]
 
 
 def peer_name(peer, work):
     if peer["library"] == "onnxruntime":
-        return "onnxruntime"
+        return "onnxruntime int8" if peer.get("int8") else "onnxruntime"
     return "torch.compile" if peer["compile"] else "torch + peft" if work == "lora" else "torch"
 
 
@@ -109,7 +116,7 @@ def operations(shape, work, lengths):
             stem = 2 * (tokens - 1) * 3 * c["patch_size"] ** 2 * hidden
         layer = 2 * tokens * (4 * hidden**2 + 2 * hidden * inner) + 4 * tokens**2 * hidden
         total += stem + layers * layer
-    return total * {"train": 3, "infer": 1}.get(work, 2)
+    return total * {"train": 3, "lora": 2}.get(work, 1)
 
 
 def fma_rate(threads):

@@ -15,7 +15,9 @@ use sensorium_engine::{Offsets, Params, Random, Tape, Tensor, Var, ops, with_thr
 use sensorium_model::adapters::{Finetune, LoraConfig, Method};
 use sensorium_model::heads::Head;
 use sensorium_model::pretrained::Pretrained;
-use sensorium_model::{AdapterConfig, Adapters, ColumnInput, Context, Tower, TowerConfig, Values};
+use sensorium_model::{
+    AdapterConfig, Adapters, ColumnInput, Context, Quantization, Tower, TowerConfig, Values, quantize,
+};
 use serde::Deserialize;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -44,6 +46,8 @@ enum Work {
     Train,
     Lora,
     Infer,
+    /// Inference with what `sensorium quantize` makes of the model.
+    Int8,
 }
 
 fn main() -> Result<(), Failure> {
@@ -64,7 +68,10 @@ fn serve(case: &Case) -> Result<(), Failure> {
         let started = Instant::now();
         let mut values = Vec::new();
         for _ in 0..case.repeat {
-            values = if case.work == Work::Infer { model.infer(batch)? } else { model.train(batch)? };
+            values = match case.work {
+                Work::Infer | Work::Int8 => model.infer(batch)?,
+                Work::Train | Work::Lora => model.train(batch)?,
+            };
         }
         let ms = started.elapsed().as_secs_f64() * 1e3 / case.repeat as f64;
         writeln!(answers, "{}", serde_json::json!({ "ms": ms, "values": values }))?;
@@ -92,6 +99,9 @@ impl Model {
         let (tower, mut params) = pretrained.load_tower(part)?;
         let parts = vec!["embeddings".into(), "encoder".into(), "pooler".into()];
         let head = pretrained.load_head("classifier", &mut params)?;
+        if case.work == Work::Int8 {
+            quantize(&mut params, &Quantization::default())?;
+        }
         let mut adapters = Adapters::default();
         if case.work == Work::Lora {
             let method = Method::Adapter(AdapterConfig::Lora(LoraConfig::default()));
