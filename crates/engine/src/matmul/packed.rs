@@ -20,6 +20,7 @@ use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Multiply-adds below which one thread does the whole product.
 const SEQUENTIAL: usize = 1 << 18;
@@ -40,6 +41,36 @@ pub(super) fn pack<K: Kernel>(b: &Matrix<'_, f32>) -> PackedRight {
         unsafe { job.pack(i, to) };
     }
     PackedRight { panels, rows: k, cols: n, width: K::COLS }
+}
+
+/// Memory for the panels of one product, used again by the next, whatever its
+/// size: in the pool each size would keep blocks of its own.
+struct PackingMemory(Option<Buffer<f32>>);
+
+/// What waits; as many as products ever ran at the same time.
+static WAITING: Mutex<Vec<Buffer<f32>>> = Mutex::new(Vec::new());
+
+impl PackingMemory {
+    fn new(len: usize) -> Self {
+        let waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self(Some(match waiting {
+            Some(buffer) if buffer.len() >= len => buffer,
+            smaller => {
+                drop(smaller);
+                Buffer::any(len)
+            }
+        }))
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.0.as_mut().map_or(std::ptr::null_mut(), |buffer| buffer.as_mut_ptr())
+    }
+}
+
+impl Drop for PackingMemory {
+    fn drop(&mut self) {
+        WAITING.lock().unwrap_or_else(PoisonError::into_inner).extend(self.0.take());
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -124,7 +155,7 @@ struct Region<'a, 'p, K: Kernel> {
     plan: Blocks,
     panels: Ptr,
     /// Holds the panels that were not packed before.
-    _buffer: Option<Buffer<f32>>,
+    _memory: Option<PackingMemory>,
     kernel: PhantomData<fn() -> K>,
 }
 
@@ -140,7 +171,7 @@ impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
         packed: Option<Ptr>,
     ) -> Self {
         let slices = blocks::slices::<K>(inner, product.a.cols);
-        let mut buffer = None;
+        let mut memory = None;
         let packing = match (&product.b, packed) {
             (Right::Plain(b), None) => Some(Packing {
                 lines: Lines::columns(b),
@@ -153,10 +184,10 @@ impl<'a, 'p, K: Kernel> Region<'a, 'p, K> {
         };
         let panels = packed.unwrap_or_else(|| {
             let depth: usize = slices.iter().map(|slice| K::stored(slice.len())).sum();
-            Ptr(buffer.insert(Buffer::any(depth * cols.len().next_multiple_of(K::COLS))).as_mut_ptr())
+            Ptr(memory.insert(PackingMemory::new(depth * cols.len().next_multiple_of(K::COLS))).as_mut_ptr())
         });
         let rows = Lines::rows(&product.a);
-        Self { product, rows, packing, slices, cols, plan, panels, _buffer: buffer, kernel: PhantomData }
+        Self { product, rows, packing, slices, cols, plan, panels, _memory: memory, kernel: PhantomData }
     }
 
     fn run(&self, threads: usize) {
