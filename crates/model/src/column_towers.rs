@@ -1,6 +1,7 @@
 //! The towers of a model: one for each column of the table.
 
 use crate::{Adapters, ColumnInput, Context, Features, Inputs, ModelError, Result, Tower, TowerConfig};
+use sensorium_engine::matmul::rows_alike;
 use sensorium_engine::{Builder, Offsets, Params, Var};
 use serde::{Deserialize, Serialize};
 
@@ -129,8 +130,11 @@ impl Towers {
         let features = match self.frozen(cx.params, column) {
             _ if !cx.is_training() => tower.forward(training, input),
             Frozen::Nothing => tower.forward(training, input),
-            Frozen::All => tower.forward(still, input),
-            Frozen::Layers(n) => tower.lower(still, input, n).and_then(|below| tower.upper(training, below, n, input)),
+            // Those may come from a cache, filled by other batches: the bits are the same.
+            Frozen::All => rows_alike(|| tower.forward(still, input)),
+            Frozen::Layers(n) => {
+                rows_alike(|| tower.lower(still, input, n)).and_then(|below| tower.upper(training, below, n, input))
+            }
         };
         features.map_err(|e| self.named(e, column))
     }

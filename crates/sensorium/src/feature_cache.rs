@@ -9,6 +9,7 @@
 
 use crate::Result;
 use sensorium_data::{Cache, CacheKey};
+use sensorium_engine::matmul::rows_alike;
 use sensorium_engine::{Offsets, Params, Tape, Tensor, Var, ops};
 use sensorium_model::{ColumnInput, Context, Features, Frozen, Towers, Values};
 use std::sync::{Arc, OnceLock};
@@ -133,7 +134,9 @@ impl FeatureCache {
         if !missing.is_empty() {
             let tape = Tape::inference();
             let cx = Context::inference(&tape, asked.params);
-            for (segment, entry) in missing.iter().zip(compute(&cx, &asked.input.select(&missing))?) {
+            // Whoever reads an entry has the bits that he would have computed himself.
+            let computed = rows_alike(|| compute(&cx, &asked.input.select(&missing)))?;
+            for (segment, entry) in missing.iter().zip(computed) {
                 let bytes: Vec<u8> = entry.iter().flat_map(|x| x.to_le_bytes()).collect();
                 self.cache.put(&keys[*segment], &bytes);
                 entries[*segment] = Some(entry);

@@ -10,8 +10,8 @@ use sensorium::rooms::model::towers::{
     VideoTowerConfig,
 };
 use sensorium::rooms::model::{
-    BlockConfig, ColumnInput, ColumnTower, Frozen, FusionConfig, FusionKind, Inputs, ModelConfig, MultimodalModel,
-    TowerConfig, TransformerConfig, Values,
+    BlockConfig, ColumnInput, ColumnTower, Context, Frozen, FusionConfig, FusionKind, Inputs, ModelConfig,
+    MultimodalModel, TowerConfig, TransformerConfig, Values,
 };
 use sensorium::rooms::train::testing::assert_trains;
 use sensorium::rooms::train::{StepContext, Trainable};
@@ -235,6 +235,31 @@ fn cached_features_of_frozen_towers_are_the_same_bits() {
         let (hits, misses) = store.hits_and_misses();
         assert!(hits > 0 && misses == computed, "{fusion:?}: {hits} hits, {misses} misses after {computed}");
     }
+}
+
+#[test]
+fn what_a_cache_keeps_has_the_bits_of_any_batch() {
+    let block = BlockConfig { hidden: 64, heads: 2, dropout: 0.0, ..BlockConfig::default() };
+    let transformer = TransformerConfig { layers: 2, block, ..TransformerConfig::default() };
+    let tower = TextTowerConfig { vocab_size: 50, max_positions: 9, transformer, ..Default::default() };
+    let columns = vec![ColumnTower { name: "text".into(), tower: TowerConfig::Text(tower) }];
+    let fusion = FusionConfig { dim: 64, heads: 2, dropout: 0.0, ..FusionConfig::default() };
+    let (model, mut params) = MultimodalModel::new(&ModelConfig { columns, fusion, outputs: 2 }, 4).expect("a model");
+    params.iter_mut().for_each(|(_, p)| p.trainable = !p.name.starts_with("towers."));
+    let lengths: Vec<usize> = (0..12).map(|i| 1 + i % 9).collect();
+    let ids = Values::Tokens((0..lengths.iter().sum::<usize>() as u32).map(|i| i * 7 % 50).collect());
+    let whole = ColumnInput::new((0..12).collect(), Offsets::from_lengths(lengths), ids).expect("a column");
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Arc::new(Cache::open(folder.path(), 10_000_000).expect("a cache"));
+    let cache = FeatureCache::new(store, &[true], true);
+    let tape = Tape::inference();
+    let cx = Context::training(&tape, &params, Random::new(1));
+    let fresh = model.column_features(&cx, 0, &whole).expect("features");
+    for i in 0..12 {
+        cache.features(&cx, &model, 0, &whole.select(&[i])).expect("features");
+    }
+    let kept = cache.features(&cx, &model, 0, &whole).expect("features");
+    assert!(fresh.tokens.data() == kept.tokens.data() && fresh.pooled.data() == kept.pooled.data());
 }
 
 /// The part of a batch that belongs to one sample.

@@ -214,12 +214,31 @@ pub(crate) fn product_f32(p: Product<'_, f32>) {
     portable::product(p);
 }
 
+thread_local! {
+    static ALIKE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs `f` with products that this thread begins giving each row the same
+/// bits whatever other rows there are, for results that are kept and used in
+/// another batch. A few rows then take longer: otherwise they have a kernel of
+/// their own, which adds in another order.
+pub fn rows_alike<T>(f: impl FnOnce() -> T) -> T {
+    struct Reset(bool);
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            ALIKE.set(self.0);
+        }
+    }
+    let _reset = Reset(ALIKE.replace(true));
+    f()
+}
+
 /// Whether a product of `m × n` over `k` is faster in AMX tiles, which pack
 /// more: not where one of the three is small. It is packed anew each time.
 pub(crate) fn in_tiles(m: usize, n: usize, k: usize) -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     {
-        m >= 32 && n >= 32 && k >= 64 && split::is_here()
+        (m >= 32 || ALIKE.get()) && n >= 32 && k >= 64 && split::is_here()
     }
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
     {
@@ -248,6 +267,24 @@ mod tests {
     fn random(len: usize, purpose: &str) -> Vec<f32> {
         let r = Random::new(5).purpose(purpose);
         (0..len as u64).map(|i| r.uniform(i) * 2.0 - 1.0).collect()
+    }
+
+    #[test]
+    fn rows_have_the_same_bits_alone_and_among_others() {
+        for (n, k) in [(64, 128), (96, 900), (33, 64), (16, 300)] {
+            let (a, b) = (random(45 * k, "a"), random(k * n, "b"));
+            let right = || Matrix::dense(&b, n, k).transposed();
+            let mut all = vec![0.0; 45 * n];
+            let mut alone = vec![0.0; 45 * n];
+            rows_alike(|| {
+                product(Matrix::dense(&a, 45, k), right(), Output::dense(&mut all, 45, n), false);
+                for (a, c) in a.chunks(k).zip(alone.chunks_mut(n)) {
+                    product(Matrix::dense(a, 1, k), right(), Output::dense(c, 1, n), false);
+                }
+            });
+            assert!(all == alone, "{n} columns over {k}");
+        }
+        assert!(!ALIKE.get());
     }
 
     fn check(m: usize, n: usize, k: usize, ta: bool, tb: bool, accumulate: bool) {
