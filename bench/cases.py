@@ -48,6 +48,8 @@ CASES = [
     case("train-whisper-tiny", "whisper-tiny", "train", [[3000] * 4], [EAGER, COMPILED], 11),
     case("train-minilm-natural", "minilm", "train", natural("sst2"), [EAGER], 18),
     case("train-bert-base-natural", "bert-base", "train", natural("sst2"), [EAGER], 12),
+    # What open_clip's loss is, in transformers' CLIP; texts fill its context.
+    case("train-contrastive", "clip-s", "contrastive", [[77] * 16], [EAGER], 9),
     case("lora-bert-base", "bert-base", "lora", [[128] * 8], [EAGER], 9),
     case("infer-minilm", "minilm", "infer", [[128] * 16], [ONNX], 15),
     case("infer-bert-base", "bert-base", "infer", [[128] * 8], [ONNX], 11),
@@ -101,7 +103,14 @@ def operations(shape, work, lengths):
     """Floating-point operations of a batch's matrix products and attention, of real tokens only; backward costs twice
     what forward does."""
     c = SHAPES[shape]
-    audio, image = c["model_type"] == "whisper", c["model_type"] == "vit"
+    if work == "contrastive":
+        return 3 * (tower(c["text_config"], lengths) + tower(c["vision_config"], lengths))
+    return tower(c, lengths) * {"train": 3, "lora": 2}.get(work, 1)
+
+
+def tower(c, lengths):
+    """Those of a tower's forward pass."""
+    audio, image = c.get("model_type") == "whisper", "image_size" in c
     hidden = c["d_model"] if audio else c["hidden_size"]
     inner = c["encoder_ffn_dim"] if audio else c["intermediate_size"]
     layers = c["encoder_layers"] if audio else c["num_hidden_layers"]
@@ -116,7 +125,7 @@ def operations(shape, work, lengths):
             stem = 2 * (tokens - 1) * 3 * c["patch_size"] ** 2 * hidden
         layer = 2 * tokens * (4 * hidden**2 + 2 * hidden * inner) + 4 * tokens**2 * hidden
         total += stem + layers * layer
-    return total * {"train": 3, "lora": 2}.get(work, 1)
+    return total
 
 
 def fma_rate(threads):

@@ -37,6 +37,7 @@ def model_class(config):
 
     return {
         "bert": transformers.BertForSequenceClassification,
+        "clip": transformers.CLIPModel,
         "vit": transformers.ViTForImageClassification,
         "whisper": transformers.WhisperForAudioClassification,
     }[config["model_type"]]
@@ -75,16 +76,24 @@ def inputs(config, lengths):
     if config["model_type"] == "whisper":
         frames = reals(len(lengths), lengths[0], config["num_mel_bins"])
         return {"input_features": np.ascontiguousarray(frames.transpose(0, 2, 1))}
-    tokens = 1 + scatter(sum(lengths)).astype(np.int64) % (config["vocab_size"] - 1)
+    pictures = {}
+    if config["model_type"] == "clip":
+        size = config["vision_config"]["image_size"]
+        pictures = {"pixel_values": reals(len(lengths), 3, size, size)}
+        config = config["text_config"]
+    # CLIP's last token marks the end of a text.
+    tokens = 1 + scatter(sum(lengths)).astype(np.int64) % (config["vocab_size"] - 1 - bool(pictures))
     ids = np.zeros((len(lengths), max(lengths)), np.int64)
     mask = np.zeros_like(ids)
     start = 0
     for row, length in enumerate(lengths):
         ids[row, :length] = tokens[start : start + length]
+        if pictures:
+            ids[row, length - 1] = config["vocab_size"] - 1
         mask[row, :length] = 1
         start += length
     # Where nothing is padded, no mask is cheaper than one of ones.
-    return {"input_ids": ids} if mask.all() else {"input_ids": ids, "attention_mask": mask}
+    return {"input_ids": ids, **pictures} if mask.all() else {"input_ids": ids, "attention_mask": mask, **pictures}
 
 
 def torch_steps(case, batches):
@@ -95,7 +104,6 @@ def torch_steps(case, batches):
     config = SHAPES[case["shape"]]
     model = model_class(config).from_pretrained(case["folder"], attn_implementation="sdpa")
     batches = [{name: torch.from_numpy(array) for name, array in batch.items()} for batch in batches]
-    classes = model.config.num_labels
     if case["work"] == "lora":
         import peft
 
@@ -113,11 +121,16 @@ def torch_steps(case, batches):
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.01, fused=True)
-    labels = [torch.arange(len(lengths)) % classes for lengths in case["batches"]]
+    labels = [torch.arange(len(lengths)) % model.config.num_labels for lengths in case["batches"]]
+
+    def loss_of(number):
+        if case["work"] == "contrastive":
+            return call(**batches[number], return_loss=True).loss
+        return torch.nn.functional.cross_entropy(call(**batches[number]).logits, labels[number])
 
     def train(number):
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(call(**batches[number]).logits, labels[number])
+        loss = loss_of(number)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)
         optimizer.step()
