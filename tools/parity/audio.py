@@ -18,6 +18,10 @@ from transformers import (
     Wav2Vec2ForCTC,
     Wav2Vec2ForSequenceClassification,
     Wav2Vec2Model,
+    WavLMConfig,
+    WavLMForCTC,
+    WavLMForSequenceClassification,
+    WavLMModel,
     WhisperConfig,
     WhisperForAudioClassification,
     WhisperForConditionalGeneration,
@@ -157,6 +161,15 @@ case("wav2vec2_frame_classifier", Wav2Vec2ForAudioFrameClassification, wav2vec2(
 case("hubert", HubertModel, wav2vec2(HubertConfig), sound, encode(sound, samples))
 case("hubert_no_projection_norm", HubertModel, wav2vec2(HubertConfig, feat_proj_layer_norm=False, do_stable_layer_norm=True, feat_extract_norm="layer"), sound, encode(sound, samples))
 case("hubert_ctc", HubertForCTC, wav2vec2(HubertConfig), sound, head(sound, samples, True), "ctc")
+
+# Distances beyond the last bucket too.
+far = {"lengths": [61, 150], "width": 1}
+gated = {"num_buckets": 8, "max_bucket_distance": 9}
+case("wavlm", WavLMModel, wav2vec2(WavLMConfig, **gated), far, encode(far, samples))
+case("wavlm_stable", WavLMModel, wav2vec2(WavLMConfig, **gated, do_stable_layer_norm=True, feat_extract_norm="layer", num_attention_heads=2, num_hidden_layers=3), far, encode(far, samples))
+case("wavlm_default_buckets", WavLMModel, wav2vec2(WavLMConfig, num_hidden_layers=1, conv_bias=True), sound, encode(sound, samples))
+case("wavlm_ctc", WavLMForCTC, wav2vec2(WavLMConfig, **gated), sound, head(sound, samples, True), "ctc")
+case("wavlm_classifier", WavLMForSequenceClassification, wav2vec2(WavLMConfig, **gated, num_labels=4), sound, head(sound, samples), "classifier")
 
 spectrograms = {"lengths": [16, 16], "width": 10}
 first_two = lambda o: o.pooler_output

@@ -8,7 +8,7 @@ import json
 import pathlib
 
 import numpy as np
-from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from transformers import ASTFeatureExtractor, ClapFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 SAMPLES = 20_000
 
@@ -25,8 +25,10 @@ def case(name, extractor, key, step):
     config = extractor.to_dict()
     for computed in ("mel_filters", "window"):
         config.pop(computed, None)
-    features = extractor(sound(), sampling_rate=16_000, return_tensors="np")[key][0]
-    if key == "input_features":
+    features = extractor(sound(), sampling_rate=extractor.sampling_rate, return_tensors="np")[key][0]
+    if isinstance(extractor, ClapFeatureExtractor):
+        features = features[0]
+    elif key == "input_features":
         features = features.T
     features = features.reshape(len(features), -1)
     values = [round(float(x), 6) for x in features.astype(np.float32).flatten()[::step]]
@@ -40,6 +42,8 @@ cases = [
     case("wav2vec 2.0", Wav2Vec2FeatureExtractor(), "input_values", 61),
     case("wav2vec 2.0, as it is", Wav2Vec2FeatureExtractor(do_normalize=False), "input_values", 61),
     case("AST", ASTFeatureExtractor(), "input_values", 311),
+    case("CLAP", ClapFeatureExtractor(truncation="rand_trunc"), "input_features", 487),
+    case("CLAP, few bands of a short sound", ClapFeatureExtractor(truncation="rand_trunc", feature_size=20, max_length_s=1, frequency_min=50, frequency_max=12_000), "input_features", 7),
     case("AST, cut and not normalised", ASTFeatureExtractor(max_length=60, num_mel_bins=40, do_normalize=False), "input_values", 5),
 ]
 path = pathlib.Path(__file__).parents[2] / "crates/data/tests/golden/audio_processors.json"

@@ -39,7 +39,7 @@ def start(name, dims):
     """Mean and scale of a tensor: norms near one, biases small, matrices that keep activations alive."""
     last = name.rsplit(".", 1)[-1]
     if len(dims) <= 1:
-        near_one = last in ("weight", "gamma", "lambda1", "lambda_1", "lambda_2", "original0")
+        near_one = last in ("weight", "gamma", "lambda1", "lambda_1", "lambda_2", "original0", "running_var")
         return (1.0, 0.3) if near_one else (0.0, 0.2)
     if "embed" in name or "position" in name or "token" in name:
         return 0.0, 0.5
@@ -86,7 +86,8 @@ def gradients(model, outputs):
     model.save_pretrained(folder)
     found = {}
     for name, g in on_disk(folder).items():
-        if g.is_floating_point() and g.abs().max() > 0:
+        buffer = name.endswith(("running_mean", "running_var"))
+        if g.is_floating_point() and not buffer and g.abs().max() > 0:
             dot = float((g.double() * values("gradient." + name, g.shape).double()).sum())
             found[name] = [dot, float(g.double().norm())]
     shutil.rmtree(folder)

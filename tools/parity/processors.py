@@ -30,6 +30,8 @@ CASES = [
     ("BitImageProcessor", {"size": {"shortest_edge": 16}, "crop_size": {"height": 11, "width": 11}, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}),
     ("SiglipImageProcessor", {"size": {"height": 60, "width": 60}, "do_normalize": False}),
     ("BlipImageProcessor", {"size": {"height": 12, "width": 12}, "resample": 1}),
+    ("VideoMAEImageProcessor", {"size": {"shortest_edge": 16}, "crop_size": {"height": 12, "width": 12}}),
+    ("VideoMAEImageProcessor", {"size": 12, "crop_size": 12, "image_mean": [0.45, 0.45, 0.45], "image_std": [0.225, 0.225, 0.225]}),
     ("BeitImageProcessor", {"size": {"height": 14, "width": 14}, "do_center_crop": True, "crop_size": {"height": 11, "width": 11}}),
 ]
 
@@ -43,6 +45,8 @@ for kind, settings in CASES:
     pixels = {}
     for name, image in pictures.items():
         values = np.asarray(processor(image)["pixel_values"][0], dtype=np.float64)
+        # A processor of videos takes a picture for one frame.
+        values = values.reshape(values.shape[-3:])
         # A large result is checked at every seventh value.
         step = 7 if values.size > 2000 else 1
         pixels[name] = [list(values.shape), step, [round(float(x), 3) for x in values.flatten()[::step]]]

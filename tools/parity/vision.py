@@ -35,6 +35,9 @@ from transformers import (
     SiglipTextModel,
     SiglipVisionConfig,
     SiglipVisionModel,
+    SwinConfig,
+    SwinForImageClassification,
+    SwinModel,
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
@@ -174,3 +177,24 @@ pair_case("blip", BlipModel, pair(BlipConfig, text={"num_hidden_layers": 1}, ima
 image_case("beit", BeitModel, small(BeitConfig, use_relative_position_bias=True, layer_scale_init_value=0.3), encode(12))
 image_case("beit_shared_first", BeitModel, small(BeitConfig, use_shared_relative_position_bias=True, use_mean_pooling=False, layer_scale_init_value=0.0), encode(12))
 image_case("beit_classifier", BeitForImageClassification, small(BeitConfig, use_absolute_position_embeddings=True, num_hidden_layers=1, num_labels=3), classify(12), head="classifier")
+
+
+def swin(**more):
+    base = {
+        "embed_dim": 6,
+        "depths": (2, 3),
+        "num_heads": (1, 3),
+        "window_size": 2,
+        "mlp_ratio": 2.0,
+        "image_size": 16,
+        "patch_size": 2,
+    }
+    return SwinConfig(**(base | more))
+
+
+# Grids of 8 and 4 with windows of 2; then ones that windows do not cover: 9 and 5 with windows of 4, and 5 and 3 with
+# windows of 3, where the second stage is one window.
+image_case("swin", SwinModel, swin(), encode(16), 16)
+image_case("swin_uneven", SwinModel, swin(image_size=18, window_size=4, qkv_bias=False, hidden_act="relu", layer_norm_eps=1e-2), encode(18), 18)
+image_case("swin_one_window", SwinModel, swin(image_size=10, window_size=3, use_absolute_embeddings=True, depths=(2, 2)), encode(10), 10)
+image_case("swin_classifier", SwinForImageClassification, swin(num_labels=5, depths=(1, 2), num_heads=(2, 4), embed_dim=4), classify(16), 16, "classifier")

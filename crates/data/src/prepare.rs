@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use sensorium_media::audio::{self, Audio, KaldiFbank, Mel, WhisperMel};
+use sensorium_media::audio::{self, Audio, ClapMel, KaldiFbank, Mel, WhisperMel};
 use sensorium_media::image::{self, Image};
 use sensorium_media::video::{self, FrameSampling, FrameSize};
 use sensorium_media::{Limits, MediaError, read_file, spool};
@@ -64,12 +64,14 @@ impl Preparer {
     /// The frames of a video, each prepared as a picture.
     pub fn video(&self, media: &MediaRef, config: &VideoProcessor, augmented: bool) -> Result<Vec<Image>, String> {
         let frame = config.frame();
-        let config_text = format!("{} frames, {}", config.frames, geometry(&frame));
+        let exact = if config.exact { " exact" } else { "" };
+        let config_text = format!("{} frames, {}{exact}", config.frames, geometry(&frame));
         let key = self.key(media, "video", &config_text, augmented)?;
         if let Some(images) = key.as_ref().and_then(|key| self.cached(key)).and_then(|b| read_images(&b)) {
             return Ok(images);
         }
         let size = match config.crop {
+            _ if config.exact => FrameSize::Original,
             CropMode::Center => FrameSize::ShorterSide(stored_side(&frame, augmented)),
             CropMode::Squash => FrameSize::Exact { width: config.size, height: config.size },
             CropMode::Pad => FrameSize::Original,
@@ -93,8 +95,13 @@ impl Preparer {
     ) -> Result<Option<Mel>, String> {
         let seconds = config.max_seconds * if augmented { AUGMENTED_SECONDS } else { 1.0 };
         let config_text = format!(
-            "{:?} {:?} {} Hz {} mels {seconds} s, padded to {:?}",
-            config.features, config.window, config.sample_rate, config.mels, config.pad_seconds
+            "{:?} {:?} {} Hz {} mels{} {seconds} s, padded to {:?}",
+            config.features,
+            config.window,
+            config.sample_rate,
+            config.mels,
+            config.band_hz.map(|(low, high)| format!(" of {low} to {high} Hz")).unwrap_or_default(),
+            config.pad_seconds
         );
         let key = self.key(media, if sound_track { "track mel" } else { "mel" }, &config_text, augmented)?;
         if let Some(mel) = key.as_ref().and_then(|key| self.cached(key)).and_then(|b| read_mel(&b)) {
@@ -144,6 +151,12 @@ impl Preparer {
             AudioFeatures::Kaldi => {
                 let (sample_rate, mels, window) = (config.sample_rate, config.mels, config.window);
                 KaldiFbank { sample_rate, mels, window, ..Default::default() }.compute(sound)
+            }
+            AudioFeatures::Clap => {
+                let pad_to_seconds = config.pad_seconds.filter(|seconds| sound.seconds() < *seconds);
+                let plain = ClapMel::default();
+                let band_hz = config.band_hz.unwrap_or(plain.band_hz);
+                ClapMel { mels: config.mels, band_hz, pad_to_seconds }.compute(sound)
             }
             AudioFeatures::Waveform => audio::resample(sound, config.sample_rate).map(|sound| Mel {
                 frames: sound.samples.len(),

@@ -17,8 +17,8 @@ struct Case {
     values: Vec<f32>,
 }
 
-/// The same sound as there, as a WAV file.
-fn sound() -> Vec<u8> {
+/// The same sound as there, as a WAV file of so many samples a second.
+fn sound(rate: u32) -> Vec<u8> {
     let samples = (0..20_000i64).flat_map(|i| {
         let triangle = ((i * 37) % 2000 - 1000).abs() * 20 - 10_000;
         let noise = (i * 7919 + (i * i) % 104_729) % 2001 - 1000;
@@ -28,8 +28,8 @@ fn sound() -> Vec<u8> {
     let mut wav = b"RIFF".to_vec();
     wav.extend((36 + samples.len() as u32).to_le_bytes());
     wav.extend(b"WAVEfmt \x10\0\0\0\x01\0\x01\0");
-    wav.extend(16_000u32.to_le_bytes());
-    wav.extend(32_000u32.to_le_bytes());
+    wav.extend(rate.to_le_bytes());
+    wav.extend((2 * rate).to_le_bytes());
     wav.extend(b"\x02\0\x10\0data");
     wav.extend((samples.len() as u32).to_le_bytes());
     wav.extend(samples);
@@ -52,9 +52,10 @@ fn extractors_give_what_the_reference_gives() {
     let golden = include_str!("golden/audio_processors.json");
     let cases: Vec<Case> = serde_json::from_str(golden).expect("cases");
     let folder = tempfile::tempdir().expect("folder");
-    std::fs::write(folder.path().join("sound.wav"), sound()).expect("written");
     for case in cases {
         let name = &case.name;
+        let rate = case.config["sampling_rate"].as_u64().expect("a rate") as u32;
+        std::fs::write(folder.path().join("sound.wav"), sound(rate)).expect("written");
         std::fs::write(folder.path().join("preprocessor_config.json"), case.config.to_string()).expect("written");
         let processor = AudioProcessor::from_folder(folder.path()).unwrap_or_else(|e| panic!("{name}: {e}"));
         let processor = processor.expect("there is a file");

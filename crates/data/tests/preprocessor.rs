@@ -23,7 +23,7 @@ fn pixels_match_the_reference_within_one_level() {
     let cases = std::fs::read_to_string(golden.join("preprocessor.json")).expect("golden file");
     let cases: Vec<Case> = serde_json::from_str(&cases).expect("cases");
     let preparer = Preparer { limits: Limits::default(), cache: None };
-    assert_eq!(cases.len(), 10);
+    assert_eq!(cases.len(), 12);
     for Case { file, pixels } in cases {
         let processor = ImageProcessor::from_preprocessor(&file).unwrap_or_else(|e| panic!("{file}: {e}"));
         for (name, (dims, step, expected)) in pixels {

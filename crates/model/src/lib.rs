@@ -12,6 +12,7 @@
 //! [`Context`] (tape, parameters, randomness) and values, and returns values.
 
 pub mod adapters;
+mod audio_text;
 pub mod checkpoint;
 mod column_towers;
 mod context;
@@ -30,6 +31,7 @@ mod quantize;
 pub mod towers;
 
 pub use adapters::{AdapterConfig, Adapters, Finetune, Method};
+pub use audio_text::{AudioText, AudioTextConfig};
 pub use column_towers::{ColumnTower, Frozen, Towers};
 pub use context::Context;
 pub use decoder::{Decoder, DecoderCache, DecoderConfig, DecoderOutput};

@@ -64,7 +64,7 @@ pub(crate) fn plan_options(config: &FitConfig) -> Result<PlanOptions> {
             ..AudioProcessor::default()
         },
         video: VideoProcessor {
-            frames: config.video.frames,
+            frames: config.video.frames.unwrap_or(VideoProcessor::default().frames),
             size: config.video.size,
             crop: config.video.crop,
             ..VideoProcessor::default()

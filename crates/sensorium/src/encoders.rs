@@ -26,7 +26,7 @@ pub(crate) struct Encoders {
     text: Option<Encoder>,
     image: Option<Encoder>,
     audio: Option<Encoder>,
-    /// An image encoder, for the frames.
+    /// A video encoder, or an image encoder for the frames.
     video: Option<Encoder>,
 }
 
@@ -38,7 +38,8 @@ struct Encoder {
 }
 
 impl Encoder {
-    fn open(key: &str, part: &'static str, folder: &Path, section: &TowerSection, pair: bool) -> Result<Self> {
+    /// Opens the first of `parts` that the folder has.
+    fn open(key: &str, parts: &[&'static str], folder: &Path, section: &TowerSection, pair: bool) -> Result<Self> {
         let plain = TowerSection::default();
         for (name, set) in [
             ("hidden", section.hidden.is_some()),
@@ -56,12 +57,17 @@ impl Encoder {
         let wrong = |problem: String| Error::Config { place: format!("{key}.encoder"), problem };
         let folder = hub::resolve(&folder.to_string_lossy(), &mut |_| {}).map_err(|e| wrong(e.to_string()))?;
         let source = Pretrained::open(&folder).map_err(|e| wrong(e.to_string()))?;
+        let has = |part: &&&'static str| source.parts().iter().any(|p| p.name == **part);
+        let part = *parts.iter().find(has).unwrap_or(&parts[0]);
         let mut tower = source.tower_config(part)?.clone();
         // A projection is for comparing the towers of a pair; all else has its own.
         match &mut tower {
             _ if pair => {}
-            TowerConfig::Text(text) => (text.projection, text.projection_bias) = (None, false),
+            TowerConfig::Text(text) => {
+                (text.projection, text.projection_bias, text.projection_activation) = (None, false, None);
+            }
             TowerConfig::Image(image) => image.projection = None,
+            TowerConfig::Audio(audio) => (audio.projection, audio.projection_activation) = (None, None),
             _ => {}
         }
         Ok(Self { source, part, tower })
@@ -79,8 +85,8 @@ impl Encoder {
         .into_iter()
         .filter_map(|(name, set)| set.then_some(name))
         .collect();
-        // The blocks over the frames of a video are not the encoder's: theirs stand.
-        if !unused.is_empty() && key != "video" {
+        // The blocks over the frames of a video are not an image encoder's: theirs stand.
+        if !unused.is_empty() && !(key == "video" && self.part == "image") {
             text += &format!("\n{key}.tower: {} not used, the encoder has its own", unused.join(", "));
         }
         text
@@ -98,13 +104,14 @@ impl Encoders {
     }
 
     /// As [`Encoders::open`], for columns that meet in one space: where text
-    /// and image encoder are one checkpoint's, a pair that was trained
+    /// and image (or audio) encoder are one checkpoint's, a pair that was trained
     /// together, its projections stay, and its similarity comes along.
     ///
     /// # Errors
     /// As [`Encoders::open`].
     pub(crate) fn open_to_meet(config: &FitConfig) -> Result<(Self, Option<Similarity>)> {
-        let pair = config.text.encoder.is_some() && config.text.encoder == config.image.encoder;
+        let (text, image, audio) = (&config.text.encoder, &config.image.encoder, &config.audio.encoder);
+        let pair = text.is_some() && (text == image || (text == audio && image.is_none()));
         let encoders = Self::open_as(config, pair)?;
         let similarity = match (&encoders.text, pair) {
             (Some(text), true) => Some(similarity(&text.source)?),
@@ -114,13 +121,13 @@ impl Encoders {
     }
 
     fn open_as(config: &FitConfig, pair: bool) -> Result<Self> {
-        let open = |key: &str, part, folder: &Option<PathBuf>, section| {
-            folder.as_deref().map(|folder| Encoder::open(key, part, folder, section, pair)).transpose()
+        let open = |key: &str, parts: &[_], folder: &Option<PathBuf>, section| {
+            folder.as_deref().map(|folder| Encoder::open(key, parts, folder, section, pair)).transpose()
         };
-        let text = open("text", "text", &config.text.encoder, &config.text.tower)?;
-        let image = open("image", "image", &config.image.encoder, &config.image.tower)?;
-        let audio = open("audio", "audio", &config.audio.encoder, &config.audio.tower)?;
-        let video = open("video", "image", &config.video.encoder, &config.video.tower)?;
+        let text = open("text", &["text"], &config.text.encoder, &config.text.tower)?;
+        let image = open("image", &["image"], &config.image.encoder, &config.image.tower)?;
+        let audio = open("audio", &["audio"], &config.audio.encoder, &config.audio.tower)?;
+        let video = open("video", &["video", "image"], &config.video.encoder, &config.video.tower)?;
         for (key, encoder, patches) in
             [("image", &image, config.image.patch_size), ("video", &video, config.video.patch_size)]
         {
@@ -155,9 +162,25 @@ impl Encoders {
             (config.image.size, config.image.crop) = (options.image.size, options.image.crop);
         }
         if let Some(encoder) = &self.video {
-            let frame = processors::image(&encoder.source)?;
-            options.video = VideoProcessor { frames: config.video.frames, ..VideoProcessor::of_frames(&frame) };
-            (config.video.size, config.video.crop) = (frame.size, frame.crop);
+            options.video = match &encoder.tower {
+                TowerConfig::SpaceTime(video) => {
+                    if let Some(frames) = config.video.frames.filter(|frames| *frames != video.frames) {
+                        return Err(Error::Config {
+                            place: "video.frames".into(),
+                            problem: format!(
+                                "is {frames}, and the encoder has learnt with {} frames of a video; leave it out",
+                                video.frames
+                            ),
+                        });
+                    }
+                    processors::space_time(&encoder.source, video)?
+                }
+                _ => {
+                    let frames = options.video.frames;
+                    VideoProcessor { frames, ..VideoProcessor::of_frames(&processors::image(&encoder.source)?) }
+                }
+            };
+            (config.video.size, config.video.crop) = (options.video.size, options.video.crop);
         }
         if let Some(encoder) = &self.audio {
             processors::prepare(&encoder.source, &encoder.tower, options)?;
@@ -205,7 +228,9 @@ impl Encoders {
     /// What a column's parameters that come from the encoder begin with.
     fn scope(&self, model: &Towers, column: usize, processor: &Processor) -> String {
         let tower = model.tower_scope(column);
-        if matches!(processor, Processor::Video(_)) { format!("{tower}.image") } else { tower.to_owned() }
+        let of_frames =
+            matches!(processor, Processor::Video(_)) && self.of(processor).is_some_and(|e| e.part == "image");
+        if of_frames { format!("{tower}.image") } else { tower.to_owned() }
     }
 
     /// Copies the encoders' weights into a model's towers; `processors` are

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// The settings of a `config.json` that tell an architecture's size, as
 /// families name them.
-const SIZES: [&str; 28] = [
+const SIZES: [&str; 34] = [
     "hidden_size",
     "d_model",
     "dim",
@@ -35,6 +35,12 @@ const SIZES: [&str; 28] = [
     "max_position_embeddings",
     "image_size",
     "patch_size",
+    "embed_dim",
+    "depths",
+    "num_heads",
+    "window_size",
+    "num_frames",
+    "tubelet_size",
     "num_channels",
     "num_mel_bins",
     "projection_dim",
@@ -45,7 +51,7 @@ const SIZES: [&str; 28] = [
 /// Configurations of parts within one, as CLIP has.
 const WITHIN: [&str; 3] = ["text_config", "vision_config", "audio_config"];
 /// Files beside the weights that say how inputs are prepared.
-const PREPARATION: [&str; 16] = [
+const PREPARATION: [&str; 17] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -56,6 +62,7 @@ const PREPARATION: [&str; 16] = [
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "processor_config.json",
     "modules.json",
     "sentence_bert_config.json",

@@ -90,13 +90,31 @@ impl<'a> Depths<'a> {
     /// layer down, and one more again in the embeddings below the first.
     fn below_the_top(&self, name: &str) -> i32 {
         if let Some((prefix, layer)) = layer_of(name) {
-            return (self.0[prefix] - layer) as i32;
+            return (self.0[prefix] - layer + self.above(prefix)) as i32;
+        }
+        if stage_of(name).is_some() {
+            // What joins a stage to the next belongs to its last layer.
+            return self.above(name) as i32 + 1;
         }
         let Some(root) = embeddings_root(name) else { return 0 };
         let inside = |prefix: &str| root.is_empty() || prefix == root || prefix.starts_with(&format!("{root}."));
-        let depth = self.0.iter().filter(|(prefix, _)| inside(prefix)).map(|(_, depth)| *depth).max();
+        let within = self.0.iter().filter(|(prefix, _)| inside(prefix));
+        let depth = within.map(|(prefix, depth)| depth + self.above(prefix)).max();
         depth.map_or(0, |d| d as i32 + 1)
     }
+
+    /// The layers of the stages above that of a name; 0 where there are no stages.
+    fn above(&self, name: &str) -> u32 {
+        let Some((root, stage)) = stage_of(name) else { return 0 };
+        let later = |prefix: &str| stage_of(prefix).is_some_and(|(other, number)| other == root && number > stage);
+        self.0.iter().filter(|(prefix, _)| later(prefix)).map(|(_, depth)| depth).sum()
+    }
+}
+
+/// `image.encoder.stage.1.layer.0.norm.weight` lies in stage 1 of `image.encoder`.
+fn stage_of(name: &str) -> Option<(&str, u32)> {
+    let (root, rest) = name.split_once(".stage.")?;
+    Some((root, rest.split('.').next()?.parse().ok()?))
 }
 
 /// `text.encoder.layer.3.norm.weight` lies in layer 3 of `text.encoder`.
@@ -196,5 +214,20 @@ mod tests {
         assert!(error.starts_with("train.freeze: no parameter matches `txt.*`; near names: text"), "{error}");
         let config = TrainConfig { freeze: vec!["*".into()], ..TrainConfig::default() };
         assert!(assign(&config, &mut params()).is_err());
+    }
+
+    #[test]
+    fn layers_of_stages_are_counted_through() {
+        let names = [
+            "image.embeddings.projection.weight",
+            "image.encoder.stage.0.layer.0.mlp.up.weight",
+            "image.encoder.stage.0.layer.1.mlp.up.weight",
+            "image.encoder.stage.0.merge.reduction.weight",
+            "image.encoder.stage.1.layer.0.mlp.up.weight",
+            "image.encoder.norm.weight",
+            "text.encoder.layer.0.mlp.up.weight",
+        ];
+        let depths = Depths::of(&names);
+        assert_eq!(names.map(|name| depths.below_the_top(name)), [4, 3, 2, 2, 1, 0, 1]);
     }
 }

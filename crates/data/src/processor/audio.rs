@@ -1,5 +1,6 @@
 //! Sound to log-mel frames, or to the samples themselves.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use sensorium_media::audio::Mel;
@@ -18,6 +19,8 @@ pub enum AudioFeatures {
     Whisper,
     /// Kaldi's filter banks as torchaudio computes them: 25 ms every 10 ms, natural logarithm.
     Kaldi,
+    /// CLAP's log-mel frames: windows of 1024 of 48,000 samples a second every 10 ms, in decibels.
+    Clap,
     /// The samples as they are, frames of one number each (wav2vec 2.0, HuBERT).
     Waveform,
 }
@@ -26,7 +29,8 @@ pub enum AudioFeatures {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AudioProcessor {
-    /// Samples per second (default 16000; Whisper's features are defined for that alone).
+    /// Samples per second (default 16000; Whisper's features are defined for that alone, CLAP's for
+    /// 48000).
     pub sample_rate: u32,
     /// What the model reads (default `whisper`).
     pub features: AudioFeatures,
@@ -35,12 +39,15 @@ pub struct AudioProcessor {
     /// Shape of the window of Kaldi's features (default `povey`; AST uses `hann`).
     #[serde(skip_serializing_if = "is_povey")]
     pub window: Window,
+    /// The lowest and the highest frequency of CLAP's bands in hertz (default 0 and 14000).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub band_hz: Option<(f64, f64)>,
     /// Longer sounds lose their end (default 30). In training with augmentation, a random stretch
     /// of this length is taken instead.
     pub max_seconds: f64,
     /// Shorter sounds are padded to this length, for pretrained models that have only seen sounds
     /// of one length: with silence before Whisper's features (30 for Whisper), with frames of
-    /// zeros after Kaldi's (10.24 for AST). Default none: a sound costs as much as it is long. A
+    /// zeros after Kaldi's (10.24 for AST), with repetitions and silence before CLAP's (10). Default none: a sound costs as much as it is long. A
     /// pretrained Whisper then gives other states than the reference (on 10 s of speech, tiny.en's
     /// differ by a tenth of their size): its decoder, and an encoder that stays frozen, want the
     /// padding.
@@ -66,6 +73,7 @@ impl Default for AudioProcessor {
             features: AudioFeatures::Whisper,
             mels: 80,
             window: Window::Povey,
+            band_hz: None,
             max_seconds: 30.0,
             pad_seconds: None,
             normalize: false,
@@ -77,6 +85,8 @@ impl Default for AudioProcessor {
 
 /// Log-mel frames per second: one every 10 ms.
 const LOG_MEL_FRAMES: f64 = 100.0;
+/// Samples per second that CLAP's features are defined for.
+const CLAP_RATE: u32 = 48_000;
 /// Added to the variance of a sound's samples, as wav2vec 2.0 does.
 const VARIANCE_OFFSET: f64 = 1e-7;
 
@@ -84,7 +94,7 @@ impl AudioProcessor {
     /// Frames per second: one every 10 ms, or one for each sample.
     pub fn frames_per_second(&self) -> f64 {
         match self.features {
-            AudioFeatures::Whisper | AudioFeatures::Kaldi => LOG_MEL_FRAMES,
+            AudioFeatures::Whisper | AudioFeatures::Kaldi | AudioFeatures::Clap => LOG_MEL_FRAMES,
             AudioFeatures::Waveform => f64::from(self.sample_rate),
         }
     }
@@ -99,7 +109,8 @@ impl AudioProcessor {
             let path = folder.join(name);
             let text = match std::fs::read(&path) {
                 Ok(text) => text,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                // A checkpoint may be a file by itself, beside which nothing is its own.
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
                 Err(source) => return Err(DataError::io("read", &path, source)),
             };
             let problem = |problem: String| DataError::Options(format!("{}: {problem}", path.display()));
@@ -117,7 +128,8 @@ impl AudioProcessor {
     }
 
     /// The processor that a feature extractor of the reference library describes: those of
-    /// Whisper, wav2vec 2.0 and AST.
+    /// Whisper, wav2vec 2.0, AST and CLAP. Of a sound that is longer than CLAP hears at once, the
+    /// reference takes a stretch at random; here it loses its end, as every sound does.
     ///
     /// # Errors
     /// Another extractor, or a setting that means something not done here.
@@ -167,10 +179,27 @@ impl AudioProcessor {
                     ..Self::default()
                 }
             }
+            "ClapFeatureExtractor" => {
+                config.only("truncation", "rand_trunc")?;
+                config.only("padding", "repeatpad")?;
+                config.only_number("fft_window_size", 1024.0)?;
+                config.only_number("hop_length", 480.0)?;
+                config.only("top_db", "none")?;
+                let seconds = config.number("max_length_s", 10.0)?;
+                Self {
+                    sample_rate: config.whole("sampling_rate", CLAP_RATE as usize)? as u32,
+                    features: AudioFeatures::Clap,
+                    mels: config.whole("feature_size", 64)?,
+                    band_hz: Some((config.number("frequency_min", 0.0)?, config.number("frequency_max", 14_000.0)?)),
+                    max_seconds: seconds,
+                    pad_seconds: Some(seconds),
+                    ..Self::default()
+                }
+            }
             other => {
                 return Err(DataError::Options(format!(
                     "feature_extractor_type {other:?} is not known; WhisperFeatureExtractor, \
-                     Wav2Vec2FeatureExtractor and ASTFeatureExtractor are"
+                     Wav2Vec2FeatureExtractor, ASTFeatureExtractor and ClapFeatureExtractor are"
                 )));
             }
         };
@@ -203,6 +232,15 @@ impl AudioProcessor {
                 "sample_rate is {}, and Whisper's features are defined for 16000; use features = \"kaldi\"",
                 self.sample_rate
             ));
+        }
+        if self.features == AudioFeatures::Clap && self.sample_rate != CLAP_RATE {
+            return Err(format!(
+                "sample_rate is {}, and CLAP's features are defined for {CLAP_RATE}",
+                self.sample_rate
+            ));
+        }
+        if self.band_hz.is_some() && self.features != AudioFeatures::Clap {
+            return Err("band_hz is for CLAP's features; the others have bands of their own".into());
         }
         let waveform = self.features == AudioFeatures::Waveform;
         if !(1..=512).contains(&self.mels) || (waveform && self.mels != 1) {
@@ -295,7 +333,13 @@ mod tests {
     #[test]
     fn what_is_not_computed_is_refused_by_name() {
         let refused = |config: Value| AudioProcessor::from_preprocessor(&config).expect_err("refused").to_string();
-        assert!(refused(json!({"feature_extractor_type": "ClapFeatureExtractor"})).contains("ClapFeatureExtractor"));
+        assert!(refused(json!({"feature_extractor_type": "EncodecFeatureExtractor"})).contains("ASTFeatureExtractor"));
+        let clap =
+            |key: &str, value: Value| refused(json!({"feature_extractor_type": "ClapFeatureExtractor", key: value}));
+        assert!(clap("truncation", json!("fusion")).contains("truncation: expected \"rand_trunc\""));
+        assert!(clap("top_db", json!(80)).contains("top_db"));
+        assert!(clap("sampling_rate", json!(16_000)).contains("sample_rate is 16000"));
+        assert!(AudioProcessor { band_hz: Some((0.0, 1.0)), ..Default::default() }.validate().is_err());
         let whisper =
             |key: &str, value: Value| refused(json!({"feature_extractor_type": "WhisperFeatureExtractor", key: value}));
         assert!(whisper("hop_length", json!(100)).contains("hop_length: expected 160"));

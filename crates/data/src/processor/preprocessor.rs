@@ -1,4 +1,5 @@
-//! Image processors as checkpoints bring them: `preprocessor_config.json`.
+//! Image processors, and those of the frames of videos, as checkpoints bring them:
+//! `preprocessor_config.json`, `video_preprocessor_config.json`.
 
 use sensorium_media::image::Filter;
 use serde_json::Value;
@@ -9,6 +10,8 @@ use crate::{DataError, Result};
 const STANDARD: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 const CLIP: ([f32; 3], [f32; 3]) =
     ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
+
+const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 
 /// What a class of processors does where its file says nothing.
 struct Class {
@@ -31,15 +34,18 @@ const CLASSES: &[Class] = &[
     Class { name: "Bit", filter: Filter::Bicubic, colors: CLIP, size: (224, false), square: false, crop: true },
     Class { name: "Siglip", filter: Filter::Bicubic, colors: STANDARD, size: (224, true), square: false, crop: false },
     Class { name: "Blip", filter: Filter::Bicubic, colors: CLIP, size: (384, true), square: true, crop: false },
-    Class {
-        name: "VideoMAE",
-        filter: Filter::Bilinear,
-        colors: STANDARD,
-        size: (224, false),
-        square: false,
-        crop: true,
-    },
+    VIDEOMAE,
+    Class { name: "Timesformer", colors: IMAGENET, ..VIDEOMAE },
 ];
+
+const VIDEOMAE: Class = Class {
+    name: "VideoMAE",
+    filter: Filter::Bilinear,
+    colors: STANDARD,
+    size: (224, false),
+    square: false,
+    crop: true,
+};
 
 impl ImageProcessor {
     /// The processor that a checkpoint's `preprocessor_config.json` describes; what the file leaves out
@@ -114,11 +120,12 @@ impl File<'_> {
     }
 
     fn class(&self) -> Result<&'static Class> {
-        let key =
-            if self.get("image_processor_type").is_some() { "image_processor_type" } else { "feature_extractor_type" };
+        let keys = ["video_processor_type", "image_processor_type", "feature_extractor_type"];
+        let key = keys.into_iter().find(|key| self.get(key).is_some()).unwrap_or(keys[2]);
         let name = self.get(key).and_then(Value::as_str).unwrap_or_default();
         let name = name.trim_end_matches("Fast").trim_end_matches("Pil");
-        let name = name.strip_suffix("ImageProcessor").or(name.strip_suffix("FeatureExtractor")).unwrap_or_default();
+        let kinds = ["VideoProcessor", "ImageProcessor", "FeatureExtractor"];
+        let name = kinds.iter().find_map(|kind| name.strip_suffix(kind)).unwrap_or_default();
         CLASSES.iter().find(|class| class.name == name).ok_or_else(|| {
             let known: Vec<String> = CLASSES.iter().map(|class| format!("{}ImageProcessor", class.name)).collect();
             self.wrong(key, &format!("one of {}", known.join(", ")))
@@ -208,6 +215,15 @@ mod tests {
         assert_eq!((clip.size, clip.resize, clip.crop), (224, Some(256), CropMode::Center));
         let bit = json!({"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}, "resample": 1});
         assert_eq!((read(&bit).resize, read(&bit).filter), (Some(256), Filter::Lanczos));
+    }
+
+    #[test]
+    fn processors_of_videos_are_read_too() {
+        let timesformer = read(&json!({"video_processor_type": "TimesformerVideoProcessor"}));
+        assert_eq!((timesformer.size, timesformer.crop, timesformer.filter), (224, CropMode::Center, Filter::Bilinear));
+        assert_eq!((timesformer.mean, timesformer.std), IMAGENET);
+        let videomae = read(&json!({"image_processor_type": "VideoMAEImageProcessor", "size": {"shortest_edge": 256}}));
+        assert_eq!((videomae.size, videomae.resize, videomae.mean), (224, Some(256), [0.5; 3]));
     }
 
     #[test]

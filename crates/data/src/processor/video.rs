@@ -24,6 +24,11 @@ pub struct VideoProcessor {
     pub mean: [f32; 3],
     /// Divides each channel afterwards (default 0.5).
     pub std: [f32; 3],
+    /// Whether frames are decoded in full and scaled as a picture would be, to the pixels that a
+    /// pretrained video encoder has seen; otherwise FFmpeg scales them, a few levels off and faster
+    /// (default false).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
 }
 
 impl Default for VideoProcessor {
@@ -36,12 +41,12 @@ impl VideoProcessor {
     /// Eight frames, each processed like a picture.
     pub fn of_frames(frame: &ImageProcessor) -> Self {
         let ImageProcessor { size, resize, crop, filter, mean, std } = *frame;
-        VideoProcessor { frames: 8, size, resize, crop, filter, mean, std }
+        VideoProcessor { frames: 8, size, resize, crop, filter, mean, std, exact: false }
     }
 
     /// The processor of a single frame.
     pub fn frame(&self) -> ImageProcessor {
-        let VideoProcessor { frames: _, size, resize, crop, filter, mean, std } = *self;
+        let VideoProcessor { frames: _, size, resize, crop, filter, mean, std, exact: _ } = *self;
         ImageProcessor { size, resize, crop, filter, mean, std }
     }
 

@@ -13,7 +13,7 @@ mod resample;
 
 pub use augment::{AudioAugment, SpecAugment};
 pub use decode::decode;
-pub use log_mel::{KaldiFbank, Mel, WhisperMel};
+pub use log_mel::{ClapMel, KaldiFbank, Mel, WhisperMel};
 pub use resample::resample;
 
 pub(crate) use decode::decode_stream;

@@ -1,7 +1,8 @@
 //! Multi-head attention with its projections.
 
 use super::cache::{Memory, Past};
-use super::{BlockConfig, LayerNorm, Linear, Surroundings, rotary};
+use super::position_gate::PositionGate;
+use super::{BlockConfig, LayerNorm, Linear, rotary};
 use crate::{Context, Result};
 use sensorium_engine::{Builder, Offsets, Var, ops};
 use serde::{Deserialize, Serialize};
@@ -45,12 +46,14 @@ pub struct MultiHeadAttention {
     value: Linear,
     output: Linear,
     norms: Option<(LayerNorm, LayerNorm)>,
+    gate: Option<PositionGate>,
 }
 
 impl MultiHeadAttention {
     /// Creates the parameters `query`, `key`, `value`, `output` and, with
-    /// `qk_norm`, `query_norm` and `key_norm`. Attention to a `memory` is
-    /// neither causal nor rotary.
+    /// `qk_norm`, `query_norm` and `key_norm`, with `position_gate` one of that
+    /// name. Attention to a `memory` is neither causal nor rotary, and has no
+    /// gate.
     ///
     /// # Errors
     /// When names are taken.
@@ -74,11 +77,17 @@ impl MultiHeadAttention {
             value: linear(b, "value", c.hidden, narrow, bias.value)?,
             output: linear(b, "output", wide, c.hidden, bias.output)?,
             norms: if c.qk_norm { Some((norm(b, "query_norm")?, norm(b, "key_norm")?)) } else { None },
+            gate: if c.position_gate && !memory {
+                Some(PositionGate::new(&mut b.scope("position_gate"), c.heads, dim)?)
+            } else {
+                None
+            },
         })
     }
 
-    /// Attention of tokens `[tokens, hidden]` to each other, within segments;
-    /// with a past, also to the tokens of it, which they follow and join.
+    /// Attention of tokens `[tokens, hidden]` to each other, within segments
+    /// and with biases by distance if any; with a past, also to the tokens of
+    /// it, which they follow and join.
     ///
     /// # Errors
     /// When the shapes do not fit.
@@ -86,7 +95,8 @@ impl MultiHeadAttention {
         &self,
         cx: &Context<'_>,
         x: &Var,
-        around: &Surroundings<'_>,
+        segments: &Offsets,
+        bias: Option<&ops::RelativeBias<'_, f32>>,
         past: Option<&mut Past>,
     ) -> Result<Var> {
         let [q, k, v] = Linear::forward_three(cx, [&self.query, &self.key, &self.value], x)?;
@@ -95,15 +105,20 @@ impl MultiHeadAttention {
         if let Some(rotary) = &self.rotary {
             let start = |segment| past.as_ref().map_or(0, |p| p.tokens(segment)) as u32;
             let places = |(i, r): (usize, Range<usize>)| start(i)..start(i) + r.len() as u32;
-            let positions: Vec<u32> = around.segments.ranges().enumerate().flat_map(places).collect();
+            let positions: Vec<u32> = segments.ranges().enumerate().flat_map(places).collect();
             let turn = |x: &Var, heads| ops::rotary(cx.tape, x, &positions, &ops::Rotary { heads, ..rotary.clone() });
             (q, k) = (turn(&q, self.heads)?, turn(&k, self.kv_heads)?);
         }
         let (k, v, keys) = match past {
-            Some(past) => past.extend((&k, &v), around.segments)?,
-            None => (k, v, around.segments.clone()),
+            Some(past) => past.extend((&k, &v), segments)?,
+            None => (k, v, segments.clone()),
         };
-        self.attend(cx, (&q, &k, &v), (around.segments, &keys), around.bias.as_ref())
+        let gates = match (&self.gate, bias) {
+            (Some(gate), Some(_)) => Some(gate.forward(cx, x)?),
+            _ => None,
+        };
+        let bias = bias.map(|bias| ops::RelativeBias { gates: gates.as_ref(), ..bias.clone() });
+        self.attend(cx, (&q, &k, &v), (segments, &keys), bias.as_ref())
     }
 
     /// The keys and values of the tokens of a memory.

@@ -1,10 +1,12 @@
 //! The one Transformer block; BERT, ViT, Whisper, Llama are settings of it.
 
 use super::cache::{LayerCache, Memory};
+use super::{Arrangement, time_attention::TimeAttention};
 use super::{AttentionBias, LayerNorm, Linear, MultiHeadAttention, NormKind, RotaryScaling};
 use crate::{Context, ModelError, Result};
 use sensorium_engine::{Activation, Builder, Init, Offsets, ParamId, Var, ops};
 use serde::{Deserialize, Serialize};
+use std::rc::Rc;
 
 /// Where a block normalises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -54,6 +56,10 @@ pub struct BlockConfig {
     /// Whether each head of queries and keys is normalised (Qwen3).
     #[serde(skip_serializing_if = "is_false")]
     pub qk_norm: bool,
+    /// Whether each token decides how much the biases by distance count for
+    /// it (WavLM); needs the stack's `relative_positions`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub position_gate: bool,
     /// What scores are multiplied by; 1 / √head_dim when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention_scale: Option<f64>,
@@ -61,6 +67,10 @@ pub struct BlockConfig {
     /// (LayerScale, Touvron et al. 2021); none without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_scale: Option<f64>,
+    /// Whether tokens of a video see those of other times at their place
+    /// before they see others of their own time (TimeSformer).
+    #[serde(skip_serializing_if = "is_false")]
+    pub time_attention: bool,
     /// Whether the block also attends to a memory, as decoders do.
     #[serde(skip_serializing_if = "is_false")]
     pub cross_attention: bool,
@@ -134,8 +144,10 @@ impl Default for BlockConfig {
             bias: true,
             attention_bias: None,
             qk_norm: false,
+            position_gate: false,
             attention_scale: None,
             layer_scale: None,
+            time_attention: false,
             cross_attention: false,
             causal: false,
             rotary_base: None,
@@ -203,6 +215,14 @@ fn is_false(x: &bool) -> bool {
 pub struct Surroundings<'a> {
     /// Where each segment begins and ends; attention stays within.
     pub segments: &'a Offsets,
+    /// The (height, width) in tokens that every segment is, line by line, for
+    /// a stack that looks at windows of a grid.
+    pub grid: Option<(usize, usize)>,
+    /// An order of the tokens in which attention stays within its segments
+    /// instead.
+    pub arranged: Option<Rc<Arrangement>>,
+    /// The one of attention along time, for blocks that have it.
+    pub time: Option<Rc<Arrangement>>,
     /// A bias on the scores by distance.
     pub bias: Option<ops::RelativeBias<'a, f32>>,
     /// What cross-attention sees: tokens `[memory_tokens, hidden]`, segment by
@@ -213,7 +233,7 @@ pub struct Surroundings<'a> {
 impl<'a> Surroundings<'a> {
     /// Segments and nothing else.
     pub fn of(segments: &'a Offsets) -> Self {
-        Self { segments, bias: None, memory: None }
+        Self { segments, grid: None, arranged: None, time: None, bias: None, memory: None }
     }
 }
 
@@ -231,6 +251,7 @@ pub struct Block {
     config: BlockConfig,
     attention: MultiHeadAttention,
     attention_norm: Option<LayerNorm>,
+    time: Option<TimeAttention>,
     cross: Option<(MultiHeadAttention, LayerNorm)>,
     gate: Option<Linear>,
     up: Linear,
@@ -243,7 +264,8 @@ impl Block {
     /// Creates the parameters `attention.{query,key,value,output}`,
     /// `attention_norm`, `mlp.{gate,up,down}`, `mlp_norm`; with
     /// cross-attention also `cross.{query,key,value,output}` and `cross_norm`;
-    /// with layer scale `attention_scale` and `mlp_scale`.
+    /// with layer scale `attention_scale` and `mlp_scale`; with attention along
+    /// time `time_norm`, `time_attention` and `time_dense`.
     ///
     /// # Errors
     /// When the configuration makes no sense or names are taken.
@@ -266,6 +288,7 @@ impl Block {
         Ok(Self {
             attention: MultiHeadAttention::new(&mut b.scope("attention"), c, false)?,
             attention_norm: if attention_norm { Some(norm(b, "attention_norm")?) } else { None },
+            time: if c.time_attention { Some(TimeAttention::new(b, c)?) } else { None },
             cross: if c.cross_attention {
                 Some((MultiHeadAttention::new(&mut b.scope("cross"), c, true)?, norm(b, "cross_norm")?))
             } else {
@@ -303,11 +326,26 @@ impl Block {
         };
         let pre = self.config.norm_place == NormPlace::Pre;
         let (own, mlp) = (self.attention_norm.as_ref(), &self.mlp_norm);
+        let along = match &self.time {
+            Some(time) => {
+                let y = time.forward(cx, x, around.time.as_deref())?;
+                Some(ops::add(cx.tape, &self.after(cx, y, around.segments)?, x)?)
+            }
+            None => None,
+        };
+        let x = along.as_ref().unwrap_or(x);
         let input = match own.filter(|_| pre) {
             Some(norm) => norm.forward(cx, x)?,
             None => x.clone(),
         };
-        let y = self.attention.forward(cx, &input, around, past)?;
+        let y = match &around.arranged {
+            None => self.attention.forward(cx, &input, around.segments, around.bias.as_ref(), past)?,
+            Some(others) => {
+                let arranged = others.arrange(cx, &input)?;
+                let y = self.attention.forward(cx, &arranged, &others.segments, around.bias.as_ref(), None)?;
+                others.restore(cx, &y)?
+            }
+        };
         let y = self.finish(cx, y, around, self.scales.map(|s| s.0))?;
         let after = match &self.cross {
             Some((_, norm)) if pre => Some(norm),

@@ -25,7 +25,8 @@ pub struct GridPositions {
     tokens: usize,
     entries: Arc<[u32]>,
     zero: usize,
-    places: ops::Places,
+    /// Where the tokens of a segment stand as queries, and as keys.
+    places: [Vec<u32>; 2],
 }
 
 impl GridPositions {
@@ -69,27 +70,30 @@ impl GridPositions {
             tokens: 1 + c.side * c.side,
             entries: (-i64::from(query)..=i64::from(key)).map(entry).collect(),
             zero: query as usize,
-            places: (
-                std::iter::once(query).chain(patches.clone()).collect(),
-                std::iter::once(key).chain(patches).collect(),
-            ),
+            places: [query, key].map(|class| std::iter::once(class).chain(patches.clone()).collect()),
         })
     }
 
-    /// The biases of a layer.
+    /// Where the tokens of segments stand.
     ///
     /// # Errors
     /// When a segment is not a class token and the patches of the grid.
-    pub fn bias(&self, cx: &Context<'_>, layer: usize, segments: &Offsets) -> Result<DistanceBias> {
+    pub fn places(&self, segments: &Offsets) -> Result<ops::Places> {
         if let Some(odd) = segments.ranges().map(|r| r.len()).find(|n| *n != self.tokens) {
             let problem = format!("a segment of {odd} tokens where the grid has {}", self.tokens);
             return Err(ModelError::config("grid positions", problem));
         }
-        Ok(DistanceBias {
+        let [queries, keys] = self.places.each_ref().map(|p| p.repeat(segments.segments()).into());
+        Ok((queries, keys))
+    }
+
+    /// The biases of a layer between tokens at these places.
+    pub fn bias(&self, cx: &Context<'_>, layer: usize, places: &ops::Places) -> DistanceBias {
+        DistanceBias {
             table: cx.param(self.tables[layer % self.tables.len()]),
             entries: Arc::clone(&self.entries),
             zero: self.zero,
-            places: Some(self.places.clone()),
-        })
+            places: Some(places.clone()),
+        }
     }
 }

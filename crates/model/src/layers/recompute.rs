@@ -14,7 +14,8 @@ pub(super) fn forward(cx: &Context<'_>, block: &Block, x: &Var, around: &Surroun
     inputs.extend(around.bias.as_ref().map(|b| b.table));
     let memory = around.memory.map(|(_, segments)| segments.clone());
     inputs.extend(around.memory.map(|(memory, _)| memory));
-    let (block, segments) = (block.clone(), around.segments.clone());
+    let (block, segments, grid) = (block.clone(), around.segments.clone(), around.grid);
+    let (arranged, time) = (around.arranged.clone(), around.time.clone());
     let run = move |tape: &sensorium_engine::Tape, vars: &[Var]| {
         let mut vars = vars.iter();
         let mut next = || vars.next().ok_or_else(|| EngineError::setting("recompute", "an input is missing"));
@@ -25,6 +26,7 @@ pub(super) fn forward(cx: &Context<'_>, block: &Block, x: &Var, around: &Surroun
                 entries: entries.clone(),
                 zero: *zero,
                 places: places.clone(),
+                gates: None,
             }),
             None => None,
         };
@@ -32,7 +34,8 @@ pub(super) fn forward(cx: &Context<'_>, block: &Block, x: &Var, around: &Surroun
             Some(segments) => Some((next()?, segments)),
             None => None,
         };
-        let around = Surroundings { segments: &segments, bias, memory };
+        let (arranged, time) = (arranged.clone(), time.clone());
+        let around = Surroundings { segments: &segments, grid, arranged, time, bias, memory };
         replay.run(tape, |cx| block.forward(cx, x, &around)).map_err(|e| match e {
             ModelError::Engine(e) => e,
             other => EngineError::setting("block", other.to_string()),

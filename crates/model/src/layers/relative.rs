@@ -87,6 +87,6 @@ impl DistanceBias {
     /// As the engine takes it.
     pub fn of(&self) -> ops::RelativeBias<'_, f32> {
         let (entries, places) = (Arc::clone(&self.entries), self.places.clone());
-        ops::RelativeBias { table: &self.table, entries, zero: self.zero, places }
+        ops::RelativeBias { table: &self.table, entries, zero: self.zero, places, gates: None }
     }
 }

@@ -1,5 +1,6 @@
 //! A stack of blocks.
 
+use super::windows::GridWindows;
 use super::{Block, BlockConfig, GridPositions, GridPositionsConfig, KeyValueCache, LayerNorm, NormPlace, recompute};
 use super::{RelativePositions, RelativePositionsConfig, Surroundings};
 use crate::adapters::Prepended;
@@ -7,6 +8,7 @@ use crate::{Context, ModelError, Result};
 use sensorium_engine::{Builder, Offsets, Var};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Settings of a stack of Transformer blocks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,11 @@ pub struct TransformerConfig {
     /// A bias on attention scores by the way between patches of a grid (BEiT).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grid_positions: Option<GridPositionsConfig>,
+    /// Side, in tokens, of the windows of a grid within which attention stays,
+    /// every second layer's moved by half a side, with a bias on scores by the
+    /// way between tokens in each layer (Swin).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grid_windows: Option<usize>,
     /// Layers that see everything whatever the block's `window`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub global_layers: Vec<usize>,
@@ -55,6 +62,7 @@ impl Default for TransformerConfig {
             relative_positions: None,
             first_norm: true,
             grid_positions: None,
+            grid_windows: None,
             global_layers: Vec::new(),
             no_rotary_layers: Vec::new(),
             local_rotary_base: None,
@@ -71,6 +79,7 @@ pub struct Transformer {
     causal: bool,
     relative: Option<RelativePositions>,
     grid: Option<GridPositions>,
+    windows: Option<GridWindows>,
     norm: Option<LayerNorm>,
 }
 
@@ -82,15 +91,26 @@ impl Transformer {
     /// # Errors
     /// When the configuration makes no sense.
     pub fn new(b: &mut Builder<'_>, config: &TransformerConfig) -> Result<Self> {
+        Self::part(b, config, 0, config.layers)
+    }
+
+    /// As [`Transformer::new`] for a part of `all` layers, `before` of which
+    /// stand before its own.
+    pub(super) fn part(b: &mut Builder<'_>, config: &TransformerConfig, before: usize, all: usize) -> Result<Self> {
         config.block.validate("transformer")?;
         if config.layers > 1024 {
             return Err(ModelError::config("transformer", format!("layers = {} is more than 1024", config.layers)));
         }
+        if config.block.position_gate && config.relative_positions.is_none() {
+            let problem = "position_gate weighs relative_positions, and there are none";
+            return Err(ModelError::config("transformer", problem));
+        }
         let c = &config.block;
         let distinct = if config.shared { config.layers.min(1) } else { config.layers };
+        let mut windows = config.grid_windows.map(GridWindows::new).transpose()?;
         let blocks = (0..distinct)
             .map(|i| {
-                let depth = (i + 1) as f64 / distinct as f64;
+                let depth = (before + i + 1) as f64 / (all - config.layers + distinct) as f64;
                 let mut block = BlockConfig { drop_path: c.drop_path * depth, ..c.clone() };
                 if config.global_layers.contains(&i) {
                     block.window = None;
@@ -100,7 +120,12 @@ impl Transformer {
                 if config.no_rotary_layers.contains(&i) {
                     block.rotary_base = None;
                 }
-                Block::with_norm(&mut b.scope(format_args!("layer.{i}")), &block, i > 0 || config.first_norm)
+                let mut b = b.scope(format_args!("layer.{i}"));
+                let made = Block::with_norm(&mut b, &block, i > 0 || config.first_norm)?;
+                if let Some(windows) = &mut windows {
+                    windows.add_layer(&mut b, c.heads)?;
+                }
+                Ok(made)
             })
             .collect::<Result<_>>()?;
         let relative = match &config.relative_positions {
@@ -116,7 +141,7 @@ impl Transformer {
         } else {
             None
         };
-        Ok(Self { blocks, layers: config.layers, causal: c.causal, relative, grid, norm })
+        Ok(Self { blocks, layers: config.layers, causal: c.causal, relative, grid, windows, norm })
     }
 
     /// `[tokens, hidden]` to the same; attention within `segments`.
@@ -139,6 +164,10 @@ impl Transformer {
         let all = 0..self.layers;
         let x = match prompted {
             None => self.stack(cx, x, around, all, None, None)?,
+            Some(_) if self.windows.is_some() || around.arranged.is_some() || around.time.is_some() => {
+                let problem = "the tokens that an adapter puts in front stand in no window and no frame";
+                return Err(ModelError::config("transformer", problem));
+            }
             Some((x, prompt)) => {
                 let around = Surroundings { segments: &prompt.segments, ..around };
                 self.stack(cx, x, around, all, Some(&prompt), None)?
@@ -237,13 +266,25 @@ impl Transformer {
         let longest = cache.as_ref().map_or(around.segments.longest(), |c| c.longest_with(around.segments));
         let bias = self.relative.as_ref().map(|relative| relative.bias(cx, longest));
         let around = Surroundings { bias: bias.as_ref().map(|b| b.of()).or(around.bias), ..around };
+        let places = self.grid.as_ref().map(|grid| grid.places(around.segments)).transpose()?;
+        let windows =
+            self.windows.as_ref().map(|windows| windows.layouts_of(around.segments, around.grid)).transpose()?;
         let mut x = x;
         for layer in layers {
             // A shared block stands for every layer.
             let block = &self.blocks[layer % self.blocks.len()];
-            let grid = self.grid.as_ref().map(|grid| grid.bias(cx, layer, around.segments)).transpose()?;
-            let bias = grid.as_ref().map(|b| b.of()).or(around.bias.clone());
-            let around = Surroundings { bias, ..around };
+            let own_windows = windows.as_ref().map(|w| &w[layer % 2]);
+            let own_bias = match (&self.grid, &places, &self.windows, own_windows) {
+                (Some(grid), Some(places), ..) => Some(grid.bias(cx, layer, places)),
+                (_, _, Some(windows), Some(layout)) => Some(windows.bias(cx, layer, layout)),
+                _ => None,
+            };
+            let around = Surroundings {
+                bias: own_bias.as_ref().map(|b| b.of()).or(around.bias.clone()),
+                arranged: own_windows.map(|w| Rc::clone(&w.arrangement)).or(around.arranged.clone()),
+                time: around.time.clone(),
+                ..around
+            };
             x = match &mut cache {
                 Some(cache) => block.forward_cached(cx, &x, &around, Some(cache.layer(layer)))?,
                 None => recompute::forward(cx, block, &x, &around)?,

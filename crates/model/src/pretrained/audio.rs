@@ -1,4 +1,4 @@
-//! Audio models: Whisper, wav2vec 2.0 and HuBERT, AST.
+//! Audio models: Whisper, wav2vec 2.0, HuBERT and WavLM, AST.
 //!
 //! What their configurations say of training alone (masking, layer drop,
 //! dropout inside the feed-forward part, the loss) changes no number that a
@@ -7,7 +7,7 @@
 use super::{Config, Family, KeyMap, Part};
 use crate::checkpoint::Checkpoint;
 use crate::heads::{HeadConfig, HeadInput};
-use crate::layers::{ActivationName, AttentionBias, BlockConfig, NormPlace};
+use crate::layers::{ActivationName, AttentionBias, BlockConfig, NormPlace, RelativePositionsConfig};
 use crate::towers::{
     AudioPositions, AudioStem, AudioTowerConfig, Pooling, SpectrogramPatchesConfig, WaveformConfig, WaveformNorm,
 };
@@ -25,10 +25,14 @@ pub(super) const OPENAI_WHISPER: Family =
 pub(super) const WAV2VEC2: Family =
     Family { name: "wav2vec 2.0", model_types: &["wav2vec2", "hubert"], parts: wav2vec2 };
 
+/// WavLM (Chen et al. 2022): wav2vec 2.0 with gated biases by distance.
+pub(super) const WAVLM: Family = Family { name: "WavLM", model_types: &[WAVLM_MODEL_TYPE], parts: wav2vec2 };
+
 /// The Audio Spectrogram Transformer (Gong et al. 2021).
 pub(super) const AST: Family = Family { name: "AST", model_types: &["audio-spectrogram-transformer"], parts: ast };
 
 const OPENAI_MODEL_TYPE: &str = "openai-whisper";
+const WAVLM_MODEL_TYPE: &str = "wavlm";
 
 /// Width of an attention head in every Whisper.
 const WHISPER_HEAD: usize = 64;
@@ -210,6 +214,7 @@ fn wav2vec2(c: &Config) -> Result<Vec<Part>> {
     c.only("conv_pos_batch_norm", &[json!(false)])?;
     c.only("feat_extract_norm", &[json!("group"), json!("layer")])?;
     let stable = c.bool_or("do_stable_layer_norm", false)?;
+    let wavlm = c.str_or("model_type", "")? == WAVLM_MODEL_TYPE;
     let hidden = c.usize("hidden_size")?;
     let activation = c.activation_or("feat_extract_activation", "gelu")?;
     let waveform = WaveformConfig {
@@ -232,10 +237,20 @@ fn wav2vec2(c: &Config) -> Result<Vec<Part>> {
         activation: c.activation_or("hidden_act", "gelu")?,
         norm_place: if stable { NormPlace::Pre } else { NormPlace::Post },
         norm_eps: c.f64_or("layer_norm_eps", 1e-5)?,
+        position_gate: wavlm,
         dropout: c.f64_or("hidden_dropout", 0.1)?,
         attention_dropout: c.f64_or("attention_dropout", 0.1)?,
         ..BlockConfig::default()
     };
+    let relative_positions = match wavlm {
+        true => Some(RelativePositionsConfig {
+            buckets: c.usize_or("num_buckets", 320)?,
+            max_distance: c.usize_or("max_bucket_distance", 800)?,
+            bidirectional: true,
+        }),
+        false => None,
+    };
+    let layers = c.usize("num_hidden_layers")?;
     let tower = AudioTowerConfig {
         mels: 1,
         stem: AudioStem::Waveform(waveform),
@@ -247,7 +262,7 @@ fn wav2vec2(c: &Config) -> Result<Vec<Part>> {
         },
         embedding_norm: !stable,
         pooling: Pooling::Mean,
-        transformer: TransformerConfig { layers: c.usize("num_hidden_layers")?, block, ..TransformerConfig::default() },
+        transformer: TransformerConfig { layers, block, relative_positions, ..TransformerConfig::default() },
         ..AudioTowerConfig::default()
     };
     let convolution = "encoder.pos_conv_embed.conv";
@@ -266,12 +281,16 @@ fn wav2vec2(c: &Config) -> Result<Vec<Part>> {
         .map("encoder.layer.*.attention.key.*", "encoder.layers.*.attention.k_proj.*")
         .map("encoder.layer.*.attention.value.*", "encoder.layers.*.attention.v_proj.*")
         .map("encoder.layer.*.attention.output.*", "encoder.layers.*.attention.out_proj.*")
+        .map("encoder.layer.*.attention.position_gate.scale", "encoder.layers.*.attention.gru_rel_pos_const")
+        .map("encoder.layer.*.attention.position_gate.*", "encoder.layers.*.attention.gru_rel_pos_linear.*")
+        .map("encoder.relative_positions", "encoder.layers.0.attention.rel_attn_embed.weight")
         .map("encoder.layer.*.attention_norm.*", "encoder.layers.*.layer_norm.*")
         .map("encoder.layer.*.mlp.up.*", "encoder.layers.*.feed_forward.intermediate_dense.*")
         .map("encoder.layer.*.mlp.down.*", "encoder.layers.*.feed_forward.output_dense.*")
         .map("encoder.layer.*.mlp_norm.*", "encoder.layers.*.final_layer_norm.*")
         .ignore(&["masked_spec_embed"]);
-    let mut parts = vec![Part::tower("audio", TowerConfig::Audio(tower), keys.under(&["", "wav2vec2.", "hubert."]))];
+    let mut parts =
+        vec![Part::tower("audio", TowerConfig::Audio(tower), keys.under(&["", "wav2vec2.", "hubert.", "wavlm."]))];
     let per_token = |outputs| HeadConfig {
         input: HeadInput::Tokens,
         inputs: hidden,

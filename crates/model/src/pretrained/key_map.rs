@@ -29,8 +29,16 @@ pub enum Convert {
         of: usize,
     },
     /// `[outputs, channels, kernel]` to `[outputs, kernel * channels]`: the
-    /// kernel of a convolution along time, as frames are unfolded here.
+    /// kernel of a convolution along time, as frames are unfolded here; also
+    /// `[outputs, 1, bands, frames]` to `[outputs, frames * bands]`.
     Convolution1d,
+    /// `[outputs, channels, frames, height, width]` to `[outputs, frames *
+    /// channels * height * width]`: the kernel of a convolution over pieces of
+    /// a video, whose frames lie one after another here.
+    Tubelets {
+        /// Frames of a piece.
+        frames: usize,
+    },
     /// `[1, first + side², width]` to `[first + side², width]`: positions of a
     /// square grid of patches, behind those of the first tokens; interpolated
     /// where our grid has another side.
@@ -145,16 +153,20 @@ impl KeyMap {
 
     /// Whether a tensor of theirs, without its prefix, belongs to this part.
     fn claims(&self, theirs: &str) -> bool {
-        let patterns = self.rules.iter().filter(|r| !r.rooted).map(|r| &r.theirs).chain(&self.ignored);
-        patterns.into_iter().any(|p| captures(p, theirs).is_some())
+        self.needs(theirs) || self.ignored.iter().any(|p| captures(p, theirs).is_some())
+    }
+
+    /// Whether a tensor of theirs, without its prefix, becomes one of this
+    /// part.
+    fn needs(&self, theirs: &str) -> bool {
+        self.rules.iter().filter(|r| !r.rooted).any(|r| captures(&r.theirs, theirs).is_some())
     }
 
     /// The prefix that a checkpoint uses: the one under which it has most of
     /// the names.
     fn prefix(&self, checkpoint: &Checkpoint) -> &str {
-        let count = |prefix: &str| {
-            checkpoint.names().filter(|n| n.strip_prefix(prefix).is_some_and(|n| self.claims(n))).count()
-        };
+        let count =
+            |prefix: &str| checkpoint.names().filter(|n| n.strip_prefix(prefix).is_some_and(|n| self.needs(n))).count();
         let mut best = ("", 0);
         for prefix in &self.prefixes {
             let n = count(prefix);
@@ -282,15 +294,23 @@ impl Mapped<'_> {
             Convert::Rows { of, .. } => return Err(odd(times(dims, of, 0))),
             Convert::TransposeRows { of, .. } if theirs == swapped(&times(dims, of, 0)) => {}
             Convert::TransposeRows { of, .. } => return Err(odd(swapped(&times(dims, of, 0)))),
-            Convert::Convolution1d if theirs.len() == 3 && len(&theirs) == len(dims) && theirs[0] == dims[0] => {}
+            Convert::Convolution1d
+                if len(&theirs) == len(dims) && theirs[0] == dims[0] && single(&theirs).is_some() => {}
             Convert::Convolution1d => return Err(odd(dims.to_vec())),
+            Convert::Tubelets { frames } if theirs.len() == 5 && theirs[2] == frames && same_rows(&theirs, dims) => {}
+            Convert::Tubelets { .. } => return Err(odd(dims.to_vec())),
             Convert::Grid { .. } if theirs.last() == dims.last() => {}
             Convert::Grid { .. } => return Err(odd(dims.to_vec())),
         }
         if convert == Convert::Same {
             return self.checkpoint.read_as(name, dims).map_err(|e| format!("{name}: {e}"));
         }
-        let tensor = self.checkpoint.read(name).map_err(|e| format!("{name}: {e}"))?;
+        // Five dimensions are more than a tensor has here.
+        let tensor = match convert {
+            Convert::Tubelets { .. } => self.checkpoint.read_as(name, dims),
+            _ => self.checkpoint.read(name),
+        };
+        let tensor = tensor.map_err(|e| format!("{name}: {e}"))?;
         let data = tensor.data();
         let values = match convert {
             Convert::Same => data.to_vec(),
@@ -303,11 +323,29 @@ impl Mapped<'_> {
                 let all = if theirs.len() == 1 { data.to_vec() } else { transposed(data, theirs[0], theirs[1]) };
                 all[part * len(dims)..(part + 1) * len(dims)].to_vec()
             }
+            Convert::Tubelets { .. } => {
+                let (channels, frames, pixels) = (theirs[1], theirs[2], theirs[3] * theirs[4]);
+                let places = (0..theirs[0] * frames * channels).map(|i| {
+                    let (output, frame, channel) = (i / (frames * channels), i / channels % frames, i % channels);
+                    (output * channels + channel) * frames + frame
+                });
+                places.flat_map(|place| &data[place * pixels..(place + 1) * pixels]).copied().collect()
+            }
             Convert::Convolution1d => {
-                data.chunks_exact(theirs[1] * theirs[2]).flat_map(|m| transposed(m, theirs[1], theirs[2])).collect()
+                let (channels, kernel) = single(&theirs).ok_or_else(|| odd(dims.to_vec()))?;
+                data.chunks_exact(channels * kernel).flat_map(|m| transposed(m, channels, kernel)).collect()
             }
         };
         Tensor::from_slice(dims, &values).map_err(|e| e.to_string())
+    }
+}
+
+/// What the outputs of a kernel along one dimension read: `[outputs, channels,
+/// kernel]`, or one channel of two dimensions.
+fn single(dims: &[usize]) -> Option<(usize, usize)> {
+    match *dims {
+        [_, channels, kernel] | [_, 1, channels, kernel] => Some((channels, kernel)),
+        _ => None,
     }
 }
 

@@ -12,6 +12,7 @@ mod audio;
 mod beit;
 mod bert;
 mod blip;
+mod clap;
 mod clip;
 mod config;
 mod dinov2;
@@ -21,7 +22,9 @@ mod key_map;
 mod llama;
 mod modernbert;
 mod siglip;
+mod swin;
 mod t5;
+mod video;
 mod vit;
 
 pub use config::Config;
@@ -31,7 +34,8 @@ use crate::checkpoint::Checkpoint;
 use crate::heads::{Head, HeadConfig};
 use crate::towers::Pooling;
 use crate::{
-    Decoder, DecoderConfig, DecoderOutput, ImageText, ImageTextConfig, ModelError, Result, Tower, TowerConfig,
+    AudioText, AudioTextConfig, Decoder, DecoderConfig, DecoderOutput, ImageText, ImageTextConfig, ModelError, Result,
+    Tower, TowerConfig,
 };
 use sensorium_engine::{Builder, Params};
 use serde_json::Value;
@@ -63,6 +67,9 @@ pub const FAMILIES: &[Family] = &[
     siglip::SIGLIP,
     blip::BLIP,
     beit::BEIT,
+    swin::SWIN,
+    video::VIDEOMAE,
+    video::TIMESFORMER,
     gpt2::GPT2,
     llama::LLAMA,
     llama::MISTRAL,
@@ -74,7 +81,9 @@ pub const FAMILIES: &[Family] = &[
     audio::WHISPER,
     audio::OPENAI_WHISPER,
     audio::WAV2VEC2,
+    audio::WAVLM,
     audio::AST,
+    clap::CLAP,
 ];
 
 /// What a part of a checkpoint is.
@@ -86,6 +95,8 @@ pub enum PartConfig {
     Head(HeadConfig),
     /// A tower of texts, one of pictures, and the scale of their similarity.
     ImageText(Box<ImageTextConfig>),
+    /// A tower of texts, one of sounds, and the scales of their similarity.
+    AudioText(Box<AudioTextConfig>),
     /// Texts token by token.
     Decoder(Box<DecoderConfig>),
 }
@@ -117,6 +128,11 @@ impl Part {
         Self { name, config: PartConfig::ImageText(Box::new(config)), keys }
     }
 
+    /// A pair of towers of sounds and texts.
+    pub fn audio_text(name: &'static str, config: AudioTextConfig, keys: KeyMap) -> Self {
+        Self { name, config: PartConfig::AudioText(Box::new(config)), keys }
+    }
+
     /// A decoder.
     pub fn decoder(name: &'static str, config: DecoderConfig, keys: KeyMap) -> Self {
         Self { name, config: PartConfig::Decoder(Box::new(config)), keys }
@@ -127,7 +143,7 @@ impl Part {
         match self.config {
             PartConfig::Tower(_) => "tower",
             PartConfig::Head(_) => "head",
-            PartConfig::ImageText(_) => "pair of towers",
+            PartConfig::ImageText(_) | PartConfig::AudioText(_) => "pair of towers",
             PartConfig::Decoder(_) => "decoder",
         }
     }
@@ -186,13 +202,16 @@ impl Pretrained {
                         image.projection = image.projection.filter(|_| has("projection.weight"));
                         vit::settle_size(image, &folder)?;
                     }
+                    TowerConfig::SpaceTime(video) => {
+                        video.pooled_norm_eps = video.pooled_norm_eps.filter(|_| has("pooled_norm.weight"));
+                    }
                     _ => {}
                 },
                 PartConfig::ImageText(pair) => {
                     siglip::settle_padding(&mut pair.text, &folder)?;
                     vit::settle_size(&mut pair.image, &folder)?;
                 }
-                PartConfig::Head(_) => {}
+                PartConfig::Head(_) | PartConfig::AudioText(_) => {}
                 PartConfig::Decoder(decoder) => {
                     if decoder.output == DecoderOutput::Untied && !has("decoder.output.weight") {
                         // T5 then writes with its embeddings; others hold only
@@ -229,6 +248,12 @@ impl Pretrained {
     /// The parts that it holds.
     pub fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    /// Whether it is Whisper as its authors share it, without a file that says
+    /// how sounds are prepared.
+    pub fn is_openai_whisper(&self) -> bool {
+        self.family.model_types == audio::OPENAI_WHISPER.model_types
     }
 
     /// A part by its name.
@@ -298,6 +323,21 @@ impl Pretrained {
         Ok((pair, params))
     }
 
+    /// Both towers of sounds and texts and the scales of their similarity, with
+    /// their weights.
+    ///
+    /// # Errors
+    /// When the checkpoint is not such a pair, or tensors are missing or of
+    /// another shape.
+    pub fn load_audio_text(&self) -> Result<(AudioText, Params)> {
+        let PartConfig::AudioText(config) = &self.part("audio_text")?.config else {
+            return Err(self.problem("audio_text is not a pair of towers".to_owned()));
+        };
+        let mut params = Params::new();
+        let pair = self.load_into(&mut params, "audio_text", |b| AudioText::new(b, config))?;
+        Ok((pair, params))
+    }
+
     /// The configuration of a decoder.
     ///
     /// # Errors
@@ -332,6 +372,9 @@ impl Pretrained {
             PartConfig::Head(config) => self.load_into(&mut params, name, |b| Head::new(b, config)).map(|_| ()),
             PartConfig::ImageText(config) => {
                 self.load_into(&mut params, name, |b| ImageText::new(b, config)).map(|_| ())
+            }
+            PartConfig::AudioText(config) => {
+                self.load_into(&mut params, name, |b| AudioText::new(b, config)).map(|_| ())
             }
             PartConfig::Decoder(config) => self.load_into(&mut params, name, |b| Decoder::new(b, config)).map(|_| ()),
         }?;

@@ -1,14 +1,15 @@
 //! Sound: a stem that makes tokens of log-mel frames or of samples, positions,
 //! then a Transformer. Whisper's encoder (Radford et al. 2022), wav2vec 2.0
-//! and HuBERT (Baevski et al. 2020, Hsu et al. 2021) and the Audio
-//! Spectrogram Transformer (Gong et al. 2021) are settings of it. Frames
+//! and HuBERT (Baevski et al. 2020, Hsu et al. 2021), the Audio Spectrogram
+//! Transformer (Gong et al. 2021) and HTSAT (Chen et al. 2022) are settings of it. Frames
 //! beyond the sound do not exist: a second of speech costs a second. Whisper
 //! and AST have learnt with all sounds padded to one length; for their exact
 //! states the processor pads (`pad_seconds`).
 
 use super::audio_stem::{Stem, Stemmed};
+use super::projection::Projection;
 use super::{Encoded, Pooling, Positions, wrong_kind};
-use crate::layers::{ActivationName, ConvolutionPositions};
+use crate::layers::{ActivationName, ConvolutionPositions, Stages, StagesConfig};
 use crate::{ColumnInput, Context, LayerNorm, ModelError, Result, Transformer, TransformerConfig, Values};
 use sensorium_engine::{Builder, Offsets, Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -39,8 +40,17 @@ pub struct AudioTowerConfig {
     pub embedding_norm: bool,
     /// How the tokens become one vector.
     pub pooling: Pooling,
-    /// The Transformer.
+    /// Width of a last projection of that vector (CLAP); none without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection: Option<usize>,
+    /// The activation between the two layers of that projection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection_activation: Option<ActivationName>,
+    /// The Transformer; of stages the last.
     pub transformer: TransformerConfig,
+    /// Over the stem `grid`: stages of layers over windows of it (HTSAT).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stages: Option<StagesConfig>,
 }
 
 /// How sound becomes tokens.
@@ -54,6 +64,8 @@ pub enum AudioStem {
     Waveform(WaveformConfig),
     /// Squares of a spectrogram (AST).
     Patches(SpectrogramPatchesConfig),
+    /// Squares of a spectrogram folded to a square picture (HTSAT).
+    Grid(SpectrogramGridConfig),
 }
 
 /// Settings of the convolutions along samples; one entry of each list for
@@ -103,10 +115,24 @@ pub struct SpectrogramPatchesConfig {
     pub time_stride: usize,
 }
 
+/// Settings of a stem of squares of a folded spectrogram.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpectrogramGridConfig {
+    /// Bands and frames in a square.
+    pub patch: usize,
+    /// Height and width of the picture: the bands of `side / mels` stretches
+    /// of `side` frames below each other. A shorter sound is stretched to so
+    /// many frames.
+    pub side: usize,
+}
+
 /// How tokens get positions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum AudioPositions {
+    /// None: attention knows them.
+    None,
     /// A learned row for each place.
     #[default]
     Learned,
@@ -146,12 +172,21 @@ impl Default for AudioTowerConfig {
             positions: AudioPositions::Learned,
             embedding_norm: false,
             pooling: Pooling::Mean,
+            projection: None,
+            projection_activation: None,
             transformer: TransformerConfig::default(),
+            stages: None,
         }
     }
 }
 
 impl AudioTowerConfig {
+    /// Layers of the last width, whose hidden states stand for the tokens that
+    /// come out.
+    pub fn layers(&self) -> usize {
+        self.stages.as_ref().map_or(self.transformer.layers, |s| s.layers.last().copied().unwrap_or(0))
+    }
+
     /// Tokens that come out of this many frames or samples.
     pub fn tokens(&self, rows: usize) -> usize {
         match &self.stem {
@@ -166,6 +201,12 @@ impl AudioTowerConfig {
                 let (down, across) = p.grid(self.mels, rows);
                 down * across + SpectrogramPatchesConfig::SPECIAL_TOKENS
             }
+            AudioStem::Grid(_) if rows == 0 => 0,
+            AudioStem::Grid(g) => {
+                let grid = (g.along(), g.along());
+                let (height, width) = self.stages.as_ref().map_or(grid, |s| s.last_grid(grid));
+                height * width
+            }
         }
     }
 }
@@ -173,6 +214,7 @@ impl AudioTowerConfig {
 /// Where the positions of tokens come from.
 #[derive(Debug, Clone)]
 enum Places {
+    None,
     Table(Positions),
     Convolution(ConvolutionPositions),
 }
@@ -184,14 +226,24 @@ pub struct AudioTower {
     stem: Stem,
     places: Places,
     norm: Option<LayerNorm>,
-    encoder: Transformer,
+    encoder: Encoder,
+    projection: Option<Projection>,
+}
+
+/// What follows the stem.
+#[derive(Debug, Clone)]
+enum Encoder {
+    Layers(Transformer),
+    /// Over square grids with this side.
+    Stages(Stages, usize),
 }
 
 impl AudioTower {
     /// Creates the stem's `conv.{i}` (samples: also `conv.{i}.norm`,
     /// `projection_norm` and `projection`; squares: `projection`,
-    /// `class_token` and `distillation_token`), `positions`, `norm` where it
-    /// is wanted, and `encoder`.
+    /// `class_token` and `distillation_token`; a folded spectrogram: `bands`,
+    /// `projection` and `projection_norm`), `positions`, `norm` and
+    /// `pooled_projection` where they are wanted, and `encoder`.
     ///
     /// # Errors
     /// When the configuration makes no sense.
@@ -204,6 +256,7 @@ impl AudioTower {
             _ => c.max_positions,
         };
         let places = match &c.positions {
+            AudioPositions::None => Places::None,
             AudioPositions::Learned => Places::Table(Positions::new(b, "audio tower", table, block.hidden)?),
             AudioPositions::Sinusoids if matches!(c.stem, AudioStem::Patches(_)) || block.hidden < 4 => {
                 return wrong("sinusoids are positions along time alone, for a width from 4 on".into());
@@ -228,8 +281,21 @@ impl AudioTower {
         } else {
             None
         };
-        let encoder = Transformer::new(&mut b.scope("encoder"), &c.transformer)?;
-        Ok(Self { config: c.clone(), stem, places, norm, encoder })
+        let encoder = match (&c.stages, &c.stem) {
+            (Some(stages), AudioStem::Grid(grid)) => {
+                Encoder::Stages(Stages::new(&mut b.scope("encoder"), stages, &c.transformer)?, grid.along())
+            }
+            (Some(_), _) => return wrong("stages take the grid of a folded spectrogram".into()),
+            (None, _) => Encoder::Layers(Transformer::new(&mut b.scope("encoder"), &c.transformer)?),
+        };
+        let projection = match c.projection {
+            Some(dim) => {
+                let mut b = b.scope("pooled_projection");
+                Some(Projection::new(&mut b, block.hidden, dim, true, c.projection_activation)?)
+            }
+            None => None,
+        };
+        Ok(Self { config: c.clone(), stem, places, norm, encoder, projection })
     }
 
     /// Log-mel frames `[frames, mels]`, or samples `[samples, 1]`, to
@@ -257,6 +323,7 @@ impl AudioTower {
         let x = match (&self.places, places) {
             (Places::Table(table), Some(places)) => table.add_at(cx, &tokens, &places)?,
             (Places::Table(table), None) => table.add(cx, &tokens, &offsets)?,
+            (Places::None, _) => tokens,
             (Places::Convolution(convolution), _) => convolution.add(cx, &tokens, &offsets)?,
         };
         let x = match &self.norm {
@@ -264,14 +331,21 @@ impl AudioTower {
             None => x,
         };
         let x = cx.dropout(x, c.transformer.block.dropout)?;
-        let x = self.encoder.forward(cx, x, &offsets)?;
+        let (x, offsets) = match &self.encoder {
+            Encoder::Layers(encoder) => (encoder.forward(cx, x, &offsets)?, offsets),
+            Encoder::Stages(stages, side) => stages.forward(cx, x, offsets.segments(), (*side, *side))?,
+        };
         let pooled = self.pool(cx, &x, &offsets)?;
         Ok((x, offsets, pooled))
     }
 
     /// Tokens to one vector of each segment.
     pub(super) fn pool(&self, cx: &Context<'_>, x: &Var, offsets: &Offsets) -> Result<Var> {
-        self.config.pooling.apply(cx, x, offsets)
+        let pooled = self.config.pooling.apply(cx, x, offsets)?;
+        match &self.projection {
+            Some(projection) => projection.forward(cx, &pooled),
+            None => Ok(pooled),
+        }
     }
 }
 

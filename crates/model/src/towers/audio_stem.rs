@@ -3,6 +3,7 @@
 //! [`AudioTower`]: super::AudioTower
 
 use super::audio::{AudioStem, AudioTowerConfig, SpectrogramPatchesConfig, WaveformConfig, WaveformNorm};
+use super::spectrogram_grid::GridStem;
 use crate::layers::TimeConvolution;
 use crate::{Context, LayerNorm, Linear, ModelError, NormKind, Result};
 use sensorium_engine::{Activation, Builder, Init, Offsets, ParamId, Tensor, Var, ops};
@@ -17,6 +18,7 @@ pub(super) enum Stem {
     Frames(FrameStem),
     Waveform(WaveformStem),
     Patches(PatchStem),
+    Grid(GridStem),
 }
 
 /// What a stem makes.
@@ -38,6 +40,7 @@ impl Stem {
             AudioStem::Frames => Self::Frames(FrameStem::new(b, c)?),
             AudioStem::Waveform(w) => Self::Waveform(WaveformStem::new(b, c, w)?),
             AudioStem::Patches(p) => Self::Patches(PatchStem::new(b, c, p)?),
+            AudioStem::Grid(g) => Self::Grid(GridStem::new(b, c, g)?),
         })
     }
 
@@ -47,11 +50,12 @@ impl Stem {
             Self::Frames(stem) => stem.forward(cx, x, offsets),
             Self::Waveform(stem) => stem.forward(cx, x, offsets),
             Self::Patches(stem) => stem.forward(cx, &x, offsets),
+            Self::Grid(stem) => stem.forward(cx, &x, offsets),
         }
     }
 }
 
-fn wrong(problem: String) -> ModelError {
+pub(super) fn wrong(problem: String) -> ModelError {
     ModelError::config("audio tower", problem)
 }
 

@@ -6,6 +6,7 @@ use super::image_stem::{ConvStem, PatchStem};
 use super::special_tokens::SpecialTokens;
 use super::{Encoded, Pooling, Positions, wrong_kind};
 use crate::layers::ActivationName;
+use crate::layers::{Stages, StagesConfig};
 use crate::{ColumnInput, Context, Features, LayerNorm, Linear, ModelError, Result};
 use crate::{Transformer, TransformerConfig, Values};
 use sensorium_engine::{Builder, Offsets, Tensor, Var, ops};
@@ -90,8 +91,12 @@ pub struct ImageTowerConfig {
     /// Whether that vector gets unit length.
     #[serde(skip_serializing_if = "is_default")]
     pub normalize: bool,
-    /// The Transformer.
+    /// The Transformer; of stages the last.
     pub transformer: TransformerConfig,
+    /// Instead of layers that see the whole picture, stages of layers over
+    /// windows of it (Swin).
+    #[serde(skip_serializing_if = "is_default")]
+    pub stages: Option<StagesConfig>,
 }
 
 fn is_true(x: &bool) -> bool {
@@ -122,6 +127,7 @@ impl Default for ImageTowerConfig {
             projection: None,
             normalize: false,
             transformer: TransformerConfig::default(),
+            stages: None,
         }
     }
 }
@@ -136,9 +142,28 @@ impl ImageTowerConfig {
         usize::from(self.class_token) + usize::from(self.distillation_token) + self.register_tokens
     }
 
-    /// Tokens per picture.
+    /// Tokens per picture that come out.
     pub fn tokens(&self) -> usize {
-        self.special_tokens() + self.patches()
+        match &self.stages {
+            None => self.special_tokens() + self.patches(),
+            Some(stages) => {
+                let side = self.patches().isqrt();
+                let (height, width) = stages.last_grid((side, side));
+                height * width
+            }
+        }
+    }
+
+    /// Layers of the last width, whose hidden states stand for the tokens that
+    /// come out.
+    pub fn layers(&self) -> usize {
+        self.stages.as_ref().map_or(self.transformer.layers, |s| s.layers.last().copied().unwrap_or(0))
+    }
+
+    /// Width of the tokens that patches become.
+    pub(super) fn embedding_width(&self) -> usize {
+        let hidden = self.transformer.block.hidden;
+        self.stages.as_ref().map_or(hidden, |s| s.first_width(hidden))
     }
 
     /// Width of the pooled vector.
@@ -175,6 +200,15 @@ impl ImageTowerConfig {
                 self.stride()
             ));
         }
+        if self.stages.is_some() && (self.special_tokens() > 0 || !self.image_size.is_multiple_of(self.patch_size)) {
+            return wrong(format!(
+                "stages take a grid of patches that covers the picture, without other tokens: image_size {}, \
+                 patch_size {}, {} tokens before the patches",
+                self.image_size,
+                self.patch_size,
+                self.special_tokens()
+            ));
+        }
         Ok(())
     }
 }
@@ -186,6 +220,13 @@ enum Stem {
     Conv(ConvStem),
 }
 
+/// What follows the stem.
+#[derive(Debug, Clone)]
+enum Encoder {
+    Layers(Transformer),
+    Stages(Stages),
+}
+
 /// A Vision Transformer.
 #[derive(Debug, Clone)]
 pub struct ImageTower {
@@ -194,7 +235,7 @@ pub struct ImageTower {
     special: SpecialTokens,
     positions: Option<Positions>,
     norm: Option<LayerNorm>,
-    encoder: Transformer,
+    encoder: Encoder,
     attention_pool: Option<AttentionPool>,
     pooled_norm: Option<LayerNorm>,
     pooler: Option<(Linear, ActivationName)>,
@@ -213,7 +254,7 @@ impl ImageTower {
     pub fn new(b: &mut Builder<'_>, c: &ImageTowerConfig) -> Result<Self> {
         c.check()?;
         let block = &c.transformer.block;
-        let hidden = block.hidden;
+        let (hidden, first) = (block.hidden, c.embedding_width());
         let norm = |b: &mut Builder<'_>, name, wanted: bool| {
             let norm =
                 |mut b: Builder<'_>| LayerNorm::with_bias(&mut b, hidden, block.norm, block.norm_eps, block.norm_bias);
@@ -228,12 +269,15 @@ impl ImageTower {
         // Positions of the special tokens stand before those of the patches.
         let placed = c.special_tokens() - c.register_tokens;
         let positions = if c.learned_positions {
-            Some(Positions::with_offset(&mut e, "image tower", c.patches(), placed, hidden)?)
+            Some(Positions::with_offset(&mut e, "image tower", c.patches(), placed, first)?)
         } else {
             None
         };
         let tokens_norm = norm(&mut e, "norm", c.embedding_norm == EmbeddingNorm::Tokens)?;
-        let encoder = Transformer::new(&mut b.scope("encoder"), &c.transformer)?;
+        let encoder = match &c.stages {
+            None => Encoder::Layers(Transformer::new(&mut b.scope("encoder"), &c.transformer)?),
+            Some(stages) => Encoder::Stages(Stages::new(&mut b.scope("encoder"), stages, &c.transformer)?),
+        };
         let attention_pool =
             if c.attention_pool { Some(AttentionPool::new(&mut b.scope("attention_pool"), block)?) } else { None };
         let pooled_norm = norm(b, "pooled_norm", c.pooled_norm)?;
@@ -278,13 +322,22 @@ impl ImageTower {
     /// Pictures `[n, 3, size, size]` to tokens, their offsets and `[n, dim]`.
     pub(super) fn encode(&self, cx: &Context<'_>, images: &Tensor) -> Result<Encoded> {
         let (x, offsets) = self.embed(cx, images)?;
-        let x = self.encoder.forward(cx, x, &offsets)?;
+        let (x, offsets) = match &self.encoder {
+            Encoder::Layers(encoder) => (encoder.forward(cx, x, &offsets)?, offsets),
+            Encoder::Stages(stages) => {
+                let side = self.config.patches().isqrt();
+                stages.forward(cx, x, offsets.segments(), (side, side))?
+            }
+        };
         self.finish(cx, x, offsets)
     }
 
-    /// The Transformer.
-    pub(super) fn encoder(&self) -> &Transformer {
-        &self.encoder
+    /// The Transformer; None where there are stages.
+    pub(super) fn encoder(&self) -> Option<&Transformer> {
+        match &self.encoder {
+            Encoder::Layers(encoder) => Some(encoder),
+            Encoder::Stages(_) => None,
+        }
     }
 
     /// Pictures to what the Transformer takes.
@@ -311,7 +364,8 @@ impl ImageTower {
             x = norm.forward(cx, &x)?;
         }
         let x = cx.dropout(x, self.config.transformer.block.dropout)?;
-        Ok((x, Offsets::from_lengths(vec![self.config.tokens(); n])))
+        let tokens = self.config.special_tokens() + self.config.patches();
+        Ok((x, Offsets::from_lengths(vec![tokens; n])))
     }
 
     /// What the Transformer gives, and one vector of each picture.

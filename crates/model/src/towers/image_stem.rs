@@ -19,13 +19,12 @@ pub(super) struct PatchStem {
 impl PatchStem {
     /// Creates `projection` and, where patches are normalised, `norm`.
     pub(super) fn new(b: &mut Builder<'_>, c: &ImageTowerConfig) -> Result<Self> {
-        let block = &c.transformer.block;
+        let (block, width) = (&c.transformer.block, c.embedding_width());
         let pixels = 3 * c.patch_size * c.patch_size;
-        let projection = Linear::new(&mut b.scope("projection"), pixels, block.hidden, c.patch_bias)?;
+        let projection = Linear::new(&mut b.scope("projection"), pixels, width, c.patch_bias)?;
+        let eps = c.stages.as_ref().map_or(block.norm_eps, |s| s.merge_eps);
         let norm = match c.embedding_norm {
-            EmbeddingNorm::Patches => {
-                Some(LayerNorm::new(&mut b.scope("norm"), block.hidden, block.norm, block.norm_eps)?)
-            }
+            EmbeddingNorm::Patches => Some(LayerNorm::new(&mut b.scope("norm"), width, block.norm, eps)?),
             EmbeddingNorm::Tokens | EmbeddingNorm::None => None,
         };
         Ok(Self { patch: c.patch_size, stride: c.stride(), projection, norm })
@@ -60,19 +59,19 @@ impl ConvStem {
     /// Creates `conv.{i}`, `conv.{i}.norm` and `projection`; weights
     /// `[channels out, 3 · 3 · channels in]`.
     pub(super) fn new(b: &mut Builder<'_>, c: &ImageTowerConfig) -> Result<Self> {
-        let block = &c.transformer.block;
+        let (block, width) = (&c.transformer.block, c.embedding_width());
         let halvings = c.patch_size.trailing_zeros();
         let mut channels = 3;
         let convolutions = (0..halvings)
             .map(|i| {
-                let wider = (block.hidden >> (halvings - 1 - i)).max(FEWEST_CHANNELS.min(block.hidden));
+                let wider = (width >> (halvings - 1 - i)).max(FEWEST_CHANNELS.min(width));
                 let mut b = b.scope(format_args!("conv.{i}"));
                 let convolution = Linear::new(&mut b, Self::KERNEL * Self::KERNEL * channels, wider, false)?;
                 channels = wider;
                 Ok((convolution, LayerNorm::new(&mut b.scope("norm"), wider, NormKind::LayerNorm, block.norm_eps)?))
             })
             .collect::<Result<_>>()?;
-        let projection = Linear::new(&mut b.scope("projection"), block.hidden, block.hidden, true)?;
+        let projection = Linear::new(&mut b.scope("projection"), width, width, true)?;
         Ok(Self { convolutions, projection })
     }
 

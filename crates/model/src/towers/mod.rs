@@ -5,20 +5,25 @@ mod audio;
 mod audio_stem;
 mod image;
 mod image_stem;
+mod projection;
+mod space_time;
 mod special_tokens;
+mod spectrogram_grid;
 mod tabular;
 mod text;
 mod video;
 
 pub use audio::{
-    AudioPositions, AudioStem, AudioTower, AudioTowerConfig, SpectrogramPatchesConfig, WaveformConfig, WaveformNorm,
+    AudioPositions, AudioStem, AudioTower, AudioTowerConfig, SpectrogramGridConfig, SpectrogramPatchesConfig,
+    WaveformConfig, WaveformNorm,
 };
 pub use image::{EmbeddingNorm, ImageStem, ImageTower, ImageTowerConfig};
+pub use space_time::{SpaceTimeAttention, SpaceTimePositions, SpaceTimeTower, SpaceTimeTowerConfig};
 pub use tabular::{FeaturesTower, FeaturesTowerConfig, TabularTower, TabularTowerConfig};
 pub use text::{TextTower, TextTowerConfig};
 pub use video::{VideoTower, VideoTowerConfig};
 
-use crate::{ColumnInput, Context, Features, ModelError, Result};
+use crate::{ColumnInput, Context, Features, ModelError, Result, Transformer};
 use sensorium_engine::{Builder, Init, Offsets, ParamId, Var, ops};
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +77,8 @@ pub enum TowerConfig {
     Audio(AudioTowerConfig),
     /// Frames in time.
     Video(VideoTowerConfig),
+    /// Frames in time, as one grid of space and time.
+    SpaceTime(SpaceTimeTowerConfig),
     /// Precomputed features.
     Features(FeaturesTowerConfig),
     /// One number or one category.
@@ -84,8 +91,9 @@ impl TowerConfig {
         match self {
             Self::Text(c) => c.projection.unwrap_or(c.transformer.block.hidden),
             Self::Image(c) => c.dim(),
-            Self::Audio(c) => c.transformer.block.hidden,
+            Self::Audio(c) => c.projection.unwrap_or(c.transformer.block.hidden),
             Self::Video(c) => c.image.dim(),
+            Self::SpaceTime(c) => c.transformer.block.hidden,
             Self::Features(c) => c.transformer.block.hidden,
             Self::Tabular(c) => c.dim,
         }
@@ -96,6 +104,7 @@ impl TowerConfig {
         match self {
             Self::Text(c) => c.transformer.block.hidden,
             Self::Image(c) => c.transformer.block.hidden,
+            Self::Audio(c) => c.transformer.block.hidden,
             other => other.dim(),
         }
     }
@@ -105,9 +114,10 @@ impl TowerConfig {
     pub fn layers(&self) -> usize {
         match self {
             Self::Text(c) => c.transformer.layers,
-            Self::Image(c) => c.transformer.layers,
-            Self::Audio(c) => c.transformer.layers,
+            Self::Image(c) => c.layers(),
+            Self::Audio(c) => c.layers(),
             Self::Video(c) => c.temporal.layers,
+            Self::SpaceTime(c) => c.transformer.layers,
             Self::Features(c) if c.max_positions > 1 => c.transformer.layers,
             Self::Features(_) | Self::Tabular(_) => 0,
         }
@@ -119,6 +129,7 @@ impl TowerConfig {
         match self {
             Self::Image(c) => rows * c.tokens(),
             Self::Video(c) => rows * c.image.tokens(),
+            Self::SpaceTime(c) => rows.div_ceil(c.frames.max(1)) * c.tokens(),
             Self::Audio(c) => c.tokens(rows),
             Self::Text(_) | Self::Features(_) | Self::Tabular(_) => rows,
         }
@@ -134,6 +145,7 @@ pub enum Tower {
     Image(ImageTower),
     Audio(AudioTower),
     Video(VideoTower),
+    SpaceTime(SpaceTimeTower),
     Features(FeaturesTower),
     Tabular(TabularTower),
 }
@@ -149,6 +161,7 @@ impl Tower {
             TowerConfig::Image(c) => Self::Image(ImageTower::new(b, c)?),
             TowerConfig::Audio(c) => Self::Audio(AudioTower::new(b, c)?),
             TowerConfig::Video(c) => Self::Video(VideoTower::new(b, c)?),
+            TowerConfig::SpaceTime(c) => Self::SpaceTime(SpaceTimeTower::new(b, c)?),
             TowerConfig::Features(c) => Self::Features(FeaturesTower::new(b, c)?),
             TowerConfig::Tabular(c) => Self::Tabular(TabularTower::new(b, c)?),
         })
@@ -164,6 +177,7 @@ impl Tower {
             Self::Image(t) => t.forward(cx, column)?,
             Self::Audio(t) => t.forward(cx, column)?,
             Self::Video(t) => t.forward(cx, column)?,
+            Self::SpaceTime(t) => t.forward(cx, column)?,
             Self::Features(t) => t.forward(cx, column)?,
             Self::Tabular(t) => t.forward(cx, column)?,
         };
@@ -181,6 +195,7 @@ impl Tower {
             Self::Image(t) => t.pool(cx, tokens, offsets),
             Self::Audio(t) => t.pool(cx, tokens, offsets),
             Self::Video(t) => t.pool(cx, tokens, offsets),
+            Self::SpaceTime(t) => t.pool(cx, tokens, offsets),
             Self::Features(t) => t.pool(cx, tokens, offsets),
             Self::Tabular(_) => Ok(tokens.clone()),
         }
@@ -192,7 +207,7 @@ impl Tower {
     pub fn layers(&self) -> Option<usize> {
         match self {
             Self::Text(t) => Some(t.encoder().layers()),
-            Self::Image(t) => Some(t.encoder().layers()),
+            Self::Image(t) => t.encoder().map(Transformer::layers),
             _ => None,
         }
     }
@@ -205,8 +220,8 @@ impl Tower {
     pub fn lower(&self, cx: &Context<'_>, column: &ColumnInput, layers: usize) -> Result<(Var, Offsets)> {
         let (encoder, (x, offsets)) = match self {
             Self::Text(t) => (t.encoder(), t.embed(cx, column)?),
-            Self::Image(t) => (t.encoder(), t.embed(cx, ImageTower::images(column)?)?),
-            _ => return Err(ModelError::config("tower", "cannot be cut between layers")),
+            Self::Image(t) => (t.encoder().ok_or_else(uncut)?, t.embed(cx, ImageTower::images(column)?)?),
+            _ => return Err(uncut()),
         };
         Ok((encoder.lower(cx, x, &offsets, layers)?, offsets))
     }
@@ -225,11 +240,18 @@ impl Tower {
     ) -> Result<Features> {
         let (tokens, offsets, pooled) = match self {
             Self::Text(t) => t.finish(cx, t.encoder().upper(cx, x, &offsets, layers)?, offsets)?,
-            Self::Image(t) => t.finish(cx, t.encoder().upper(cx, x, &offsets, layers)?, offsets)?,
-            _ => return Err(ModelError::config("tower", "cannot be cut between layers")),
+            Self::Image(t) => {
+                let encoder = t.encoder().ok_or_else(uncut)?;
+                t.finish(cx, encoder.upper(cx, x, &offsets, layers)?, offsets)?
+            }
+            _ => return Err(uncut()),
         };
         Ok(Features { tokens, offsets, pooled, sample_of: column.sample_of().to_vec() })
     }
+}
+
+fn uncut() -> ModelError {
+    ModelError::config("tower", "cannot be cut between layers")
 }
 
 /// What a tower returns: tokens, their offsets, one vector per segment.

@@ -1,5 +1,6 @@
 //! Text: token and position embeddings, then a Transformer.
 
+use super::projection::Projection;
 use super::{Encoded, Pooling, Positions, wrong_kind};
 use crate::layers::ActivationName;
 use crate::{ColumnInput, Context, LayerNorm, Linear, Result, Transformer, TransformerConfig, Values};
@@ -43,6 +44,10 @@ pub struct TextTowerConfig {
     /// Whether the last projection has a bias (SigLIP).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub projection_bias: bool,
+    /// With this activation the last projection has two layers, and it stands
+    /// between them (CLAP).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection_activation: Option<ActivationName>,
     /// Whether that vector gets unit length.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub normalize: bool,
@@ -76,6 +81,7 @@ impl Default for TextTowerConfig {
             pooler: None,
             projection: None,
             projection_bias: false,
+            projection_activation: None,
             normalize: false,
             pad_token: None,
             transformer: TransformerConfig::default(),
@@ -94,7 +100,7 @@ pub struct TextTower {
     encoder: Transformer,
     pooling: Pooling,
     pooler: Option<(Linear, ActivationName)>,
-    projection: Option<Linear>,
+    projection: Option<Projection>,
     normalize: bool,
     /// The token that fills texts up, and to how many.
     filling: Option<(u32, usize)>,
@@ -134,7 +140,13 @@ impl TextTower {
             None => None,
         };
         let projection = match c.projection {
-            Some(dim) => Some(Linear::new(&mut b.scope("projection"), block.hidden, dim, c.projection_bias)?),
+            Some(dim) => Some(Projection::new(
+                &mut b.scope("projection"),
+                block.hidden,
+                dim,
+                c.projection_bias,
+                c.projection_activation,
+            )?),
             None => None,
         };
         Ok(Self {

@@ -73,6 +73,10 @@ cases!(|name| check_towers(name, images) =>
     beit,
     beit_shared_first,
     beit_classifier,
+    swin,
+    swin_uneven,
+    swin_one_window,
+    swin_classifier,
 );
 cases!(|name| check_towers(name, texts) => clip_text, siglip_text);
 cases!(check_pair => clip, clip_gelu, chinese_clip, siglip, blip);

@@ -185,7 +185,7 @@ impl Default for TextSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageSection {
-    /// A folder (or the name on the hub) of a pretrained image encoder (ViT, DeiT, DINOv2, CLIP, SigLIP) to start from, with its own way of preparing
+    /// A folder (or the name on the hub) of a pretrained image encoder (ViT, DeiT, DINOv2, Swin, CLIP) to start from, with its own way of preparing
     /// images; without one, a tower is trained from scratch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<PathBuf>,
@@ -227,7 +227,7 @@ impl Default for ImageSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AudioSection {
-    /// A folder (or the name on the hub) of a pretrained audio encoder (Whisper, wav2vec 2.0, HuBERT, AST) to start from, with its own way of preparing
+    /// A folder (or the name on the hub) of a pretrained audio encoder (Whisper, wav2vec 2.0, WavLM, AST) to start from, with its own way of preparing
     /// sound; without one, a tower is trained from scratch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<PathBuf>,
@@ -270,12 +270,13 @@ impl Default for AudioSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VideoSection {
-    /// A folder (or the name on the hub) of a pretrained image encoder for the frames; the Transformer over the frames is
-    /// trained from scratch.
+    /// A folder (or the name on the hub) of a pretrained video encoder, or of an image encoder for the frames; the
+    /// Transformer over those frames is trained from scratch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<PathBuf>,
-    /// Frames per video, at even distances.
-    pub frames: usize,
+    /// Frames per video, at even distances (automatic: 8, or as many as a video encoder has learnt with).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frames: Option<usize>,
     /// Pixels of each side of a frame.
     pub size: usize,
     /// What becomes of frames that are not square: `center`, `squash` or `pad`.
@@ -297,7 +298,7 @@ impl Default for VideoSection {
     fn default() -> Self {
         Self {
             encoder: None,
-            frames: 8,
+            frames: None,
             size: 64,
             crop: CropMode::Center,
             stem: ImageStem::Patch,

@@ -202,7 +202,7 @@ fn of_checkpoint(source: &Path, table: &Table, schema: &Schema, options: &Extrac
         return Err(Error::model(
             source,
             format!(
-                "is a {} checkpoint without an encoder (it holds: {}); features come from encoders of text, pictures or sound",
+                "is a {} checkpoint without an encoder (it holds: {}); features come from encoders of text, pictures, sound or video",
                 checkpoint.family().name,
                 parts.join(", ")
             ),
@@ -240,7 +240,7 @@ fn reads(config: &TowerConfig) -> Option<ColumnType> {
         TowerConfig::Text(_) => Some(ColumnType::Text),
         TowerConfig::Image(_) => Some(ColumnType::Image),
         TowerConfig::Audio(_) => Some(ColumnType::Audio),
-        TowerConfig::Video(_) => Some(ColumnType::Video),
+        TowerConfig::Video(_) | TowerConfig::SpaceTime(_) => Some(ColumnType::Video),
         TowerConfig::Features(_) | TowerConfig::Tabular(_) => None,
     }
 }

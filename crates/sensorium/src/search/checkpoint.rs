@@ -39,7 +39,7 @@ impl CheckpointSpace {
             return Err(Error::model(
                 source,
                 format!(
-                    "is a {} checkpoint without an encoder (it holds: {}); search needs encoders of text, pictures or sound",
+                    "is a {} checkpoint without an encoder (it holds: {}); search needs encoders of text, pictures, sound or video",
                     checkpoint.family().name,
                     parts()
                 ),
@@ -75,15 +75,17 @@ impl CheckpointSpace {
 
 /// The learned scale and bias of a pair of towers.
 pub(crate) fn similarity(checkpoint: &Pretrained) -> Result<Similarity> {
+    // Texts are compared with what they are looked up for: the scale of pictures, or of sounds.
     let pair = checkpoint.parts().iter().find_map(|part| match &part.config {
-        PartConfig::ImageText(config) => Some((part.name, config)),
+        PartConfig::ImageText(config) => Some((part.name, "logit_scale", config.logit_bias)),
+        PartConfig::AudioText(_) => Some((part.name, "logit_scale_audio", false)),
         _ => None,
     });
-    let Some((name, config)) = pair else { return Ok(Similarity { scale: SCALE, bias: None }) };
+    let Some((name, scale, has_bias)) = pair else { return Ok(Similarity { scale: SCALE, bias: None }) };
     let mut params = Params::new();
     let (scale, bias) = checkpoint.load_into(&mut params, name, |b| {
-        let scale = b.param("logit_scale", &[1, 1], Init::Constant(0.0))?;
-        let bias = if config.logit_bias { Some(b.param("logit_bias", &[1, 1], Init::Constant(0.0))?) } else { None };
+        let scale = b.param(scale, &[1, 1], Init::Constant(0.0))?;
+        let bias = if has_bias { Some(b.param("logit_bias", &[1, 1], Init::Constant(0.0))?) } else { None };
         Ok((scale, bias))
     })?;
     let number = |id| params.get(id).value.data()[0];
@@ -95,7 +97,7 @@ fn reads(config: &TowerConfig) -> Option<Modality> {
         TowerConfig::Text(_) => Some(Modality::Text),
         TowerConfig::Image(_) => Some(Modality::Image),
         TowerConfig::Audio(_) => Some(Modality::Audio),
-        TowerConfig::Video(_) => Some(Modality::Video),
+        TowerConfig::Video(_) | TowerConfig::SpaceTime(_) => Some(Modality::Video),
         TowerConfig::Features(_) | TowerConfig::Tabular(_) => None,
     }
 }

@@ -102,6 +102,14 @@ fn describe_tower(tower: &sensorium_model::TowerConfig) -> String {
             stack(&c.image.transformer),
             stack(&c.temporal)
         ),
+        T::SpaceTime(c) => format!(
+            "video tower, {} frames of {}×{} pixels, {} tokens, {}",
+            c.frames,
+            c.image_size,
+            c.image_size,
+            c.tokens(),
+            stack(&c.transformer)
+        ),
         T::Features(c) => format!("features tower, {} numbers, {}", c.dim, stack(&c.transformer)),
         T::Tabular(c) if c.categories > 0 => format!("category, {} values", c.categories),
         T::Tabular(_) => "number".to_owned(),

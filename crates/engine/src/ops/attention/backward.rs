@@ -43,6 +43,8 @@ pub(super) struct Into<E> {
     pub v: Option<Shared<E>>,
     /// `[segments, heads, distances]`
     pub bias: Option<Shared<E>>,
+    /// `[query_rows, heads]`
+    pub gates: Option<Shared<E>>,
 }
 
 /// The working memory of one thread; rows are padded.
@@ -140,7 +142,12 @@ pub(super) unsafe fn run<E: Element>(
             let distances = plan.bias.as_ref().map_or(0, |b| b.distances);
             // SAFETY: this segment's and head's own sums.
             let sums = unsafe { sums.slice((segment * plan.heads + head) * distances, distances) };
-            plan.add_bias_gradients(&block, gradients, sums);
+            plan.add_bias_gradients(&block, gradients, sums, |row, gradient| {
+                if let Some(gates) = into.gates {
+                    // SAFETY: this task's own head of a row of its own.
+                    unsafe { *gates.at(row * plan.heads + head) = gradient };
+                }
+            });
         }
         if into.v.is_some() {
             let to = (&mut scratch.dv[start * value_wide..], value_wide);

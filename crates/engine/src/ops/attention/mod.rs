@@ -8,6 +8,7 @@
 //! Heads of segments are tasks of their own, the largest begun first.
 
 mod backward;
+mod bias;
 mod forward;
 mod kernels;
 mod plan;
@@ -58,12 +59,15 @@ pub struct RelativeBias<'a, E: Element> {
     pub entries: Arc<[u32]>,
     /// Where in `entries` distance 0 stands.
     pub zero: usize,
-    /// Where the queries and the keys of a segment stand, for distances that
-    /// do not follow their order (patches of a grid); none for those that do.
+    /// Where queries and keys stand, for distances that do not follow their
+    /// order in a segment (patches of a grid); none for those that do.
     pub places: Option<Places>,
+    /// What the biases of each query are multiplied by, `[query_rows, heads]`
+    /// (WavLM, Chen et al. 2022); none for 1.
+    pub gates: Option<&'a Var<E>>,
 }
 
-/// The place of each query of a segment, and that of each key.
+/// The place of each row of queries, and that of each row of keys.
 pub type Places = (Arc<[u32]>, Arc<[u32]>);
 
 /// Multiply-adds below which one thread does everything.
@@ -97,6 +101,8 @@ pub fn attention<E: Element>(
     });
     let mut involved = vec![q, k, v];
     involved.extend(bias.map(|b| b.table));
+    involved.extend(bias.and_then(|b| b.gates));
+    let gates = bias.and_then(|b| b.gates).map(Var::handle);
     let table = bias.map(|b| (b.table.handle(), b.table.shape(), Arc::clone(&b.entries)));
     let (hq, hk, hv) = (q.handle(), k.handle(), v.handle());
     let (q, k, v) = (q.value().clone(), k.value().clone(), v.value().clone());
@@ -105,7 +111,9 @@ pub fn attention<E: Element>(
         let wanted = |h, t: &Tensor<E>| g.wants(h).then(|| Tensor::any(t.dims()));
         let (mut dq, mut dk, mut dv) = (wanted(hq, &q), wanted(hk, &k), wanted(hv, &v));
         let distances = plan.bias.as_ref().map_or(0, |b| b.distances);
-        let learns = table.filter(|(h, ..)| g.wants(*h));
+        let gates = gates.filter(|h| g.wants(*h));
+        let mut d_gates = gates.map(|_| Tensor::<E>::zeros(&[plan.queries.total(), plan.heads]));
+        let learns = table.filter(|(h, ..)| gates.is_some() || g.wants(*h));
         let mut sums = learns.map(|t| (t, Tensor::<E>::zeros(&[plan.queries.segments(), plan.heads, distances])));
         let shared = |t: &mut Option<Tensor<E>>| t.as_mut().map(|t| Shared::new(t.data_mut()));
         let into = backward::Into {
@@ -113,6 +121,7 @@ pub fn attention<E: Element>(
             k: shared(&mut dk),
             v: shared(&mut dv),
             bias: sums.as_mut().map(|(_, t)| Shared::new(t.data_mut())),
+            gates: shared(&mut d_gates),
         };
         let saved =
             backward::Saved { q: q.data(), k: k.data(), v: v.data(), out: kept.data(), log: log.data(), d: d.data() };
@@ -126,7 +135,10 @@ pub fn attention<E: Element>(
                 g.add(h, gradient);
             }
         }
-        if let Some(((h, shape, entries), sums)) = sums {
+        if let Some((h, gradient)) = gates.zip(d_gates) {
+            g.add(h, gradient);
+        }
+        if let Some(((h, shape, entries), sums)) = sums.filter(|((h, ..), _)| g.wants(*h)) {
             g.add(h, by_entry(&sums, shape.rows(), &entries));
         }
         Ok(())

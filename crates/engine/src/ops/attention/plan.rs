@@ -1,8 +1,8 @@
 //! What both passes of attention need to know beside the tensors.
 
+use super::bias::{Bias, Query};
 use super::kernels::{Kernels, Product};
-use super::{Attention, Places, RelativeBias};
-use crate::ops::loops::add_row;
+use super::{Attention, RelativeBias};
 use crate::ops::matrix;
 use crate::simd::vectorised;
 use crate::{Element, EngineError, Offsets, Random, Result, Var};
@@ -30,15 +30,6 @@ pub(super) struct Plan<E: Element> {
     pub dropout: Option<Dropout>,
     causal: bool,
     window: Option<usize>,
-}
-
-/// The bias by distance.
-pub(super) struct Bias<E> {
-    /// `[heads, distances]`
-    by_distance: Vec<E>,
-    pub distances: usize,
-    zero: usize,
-    places: Option<Places>,
 }
 
 /// Which weights are dropped.
@@ -171,8 +162,7 @@ impl<E: Element> Plan<E> {
         for (i, row) in scores[..block.count * cols].chunks_exact_mut(cols.max(1)).enumerate() {
             if let Some(bias) = &self.bias {
                 let known = block.span.end.min(m) - block.span.start;
-                let i = block.first + i;
-                bias.add(block.head, (i, self.place(n, m, i)), block.span.start, &mut row[..known]);
+                bias.add(self.query(block, i), self.first_key(block), &mut row[..known]);
             }
             let seen = self.visible(n, m, block.first + i);
             let (from, to) = (seen.start - block.span.start.min(seen.start), seen.end.max(block.span.start));
@@ -182,15 +172,31 @@ impl<E: Element> Plan<E> {
     }
 
     /// Adds the gradients of a block's scores to those of the biases by
-    /// distance.
-    pub fn add_bias_gradients(&self, block: &Block, gradients: &[E], sums: &mut [E]) {
+    /// distance, and gives `gate` those of the gates by the row of the query.
+    pub fn add_bias_gradients(&self, block: &Block, gradients: &[E], sums: &mut [E], mut gate: impl FnMut(usize, E)) {
         let Some(bias) = &self.bias else { return };
-        let (n, m) = (self.queries.length(block.segment), self.keys.length(block.segment));
+        let m = self.keys.length(block.segment);
         let (cols, known) = (block.span.len(), block.span.end.min(m) - block.span.start.min(m));
         for (i, row) in gradients[..block.count * cols].chunks_exact(cols.max(1)).enumerate() {
-            let i = block.first + i;
-            bias.add_gradients((i, self.place(n, m, i)), block.span.start, &row[..known], sums);
+            let query = self.query(block, i);
+            if bias.gates.is_some() {
+                gate(query.row, bias.along(query, self.first_key(block), &row[..known]));
+            }
+            bias.add_gradients(query, self.first_key(block), &row[..known], sums);
         }
+    }
+
+    /// Query `i` of a block.
+    fn query(&self, block: &Block, i: usize) -> Query {
+        let (n, m) = (self.queries.length(block.segment), self.keys.length(block.segment));
+        let i = block.first + i;
+        let row = self.queries.range(block.segment).start + i;
+        Query { head: block.head, row, place: self.place(n, m, i) }
+    }
+
+    /// The first key of a block: within its segment, and among all.
+    fn first_key(&self, block: &Block) -> (usize, usize) {
+        (block.span.start, self.keys.range(block.segment).start + block.span.start)
     }
 
     /// What dropout multiplies the weights of query row `row` in `span` by.
@@ -206,75 +212,6 @@ impl<E: Element> Plan<E> {
     /// The room for [`Plan::mask`] over so many keys.
     pub fn mask_room(&self, keys: usize) -> usize {
         if self.dropout.is_some() { self.padded(keys).next_multiple_of(DROPPED) + DROPPED } else { 0 }
-    }
-}
-
-impl<E: Element> Bias<E> {
-    fn new(b: &RelativeBias<'_, E>, heads: usize, (queries, keys): (&Offsets, &Offsets)) -> Result<Self> {
-        const OP: &str = "attention";
-        let entries = b.table.rows();
-        if b.table.cols() != heads || b.zero >= b.entries.len() || b.entries.iter().any(|e| *e as usize >= entries) {
-            return Err(EngineError::shape(OP, "bias table", format!("[entries, {heads}]"), b.table.shape()));
-        }
-        if b.places.as_ref().is_some_and(|(q, k)| q.len() < queries.longest() || k.len() < keys.longest()) {
-            return Err(EngineError::setting(OP, "fewer places for the bias than tokens in a segment"));
-        }
-        let data = b.table.data();
-        let by_distance = (0..heads).flat_map(|h| b.entries.iter().map(move |e| data[*e as usize * heads + h]));
-        Ok(Self {
-            by_distance: by_distance.collect(),
-            distances: b.entries.len(),
-            zero: b.zero,
-            places: b.places.clone(),
-        })
-    }
-
-    /// The distance of key `j` from `place`, as an index.
-    fn distance(&self, j: usize, place: isize) -> usize {
-        ((self.zero + j) as isize - place).clamp(0, self.distances as isize - 1) as usize
-    }
-
-    /// Of `len` keys from `first` on: how many lie before the first distance,
-    /// and where those from the last one on begin.
-    fn within(&self, place: isize, first: usize, len: usize) -> (usize, usize) {
-        let start = place - (self.zero + first) as isize;
-        let before = start.clamp(0, len as isize) as usize;
-        (before, (start + self.distances as isize).clamp(before as isize, len as isize) as usize)
-    }
-
-    /// Adds the biases of keys from `first` on to the scores of query `i`,
-    /// which stands at `place` where nothing else is said.
-    fn add(&self, head: usize, (i, place): (usize, isize), first: usize, row: &mut [E]) {
-        let table = &self.by_distance[head * self.distances..][..self.distances];
-        if let Some((queries, keys)) = &self.places {
-            for (s, key) in row.iter_mut().zip(&keys[first..]) {
-                *s += table[self.distance(*key as usize, queries[i] as isize)];
-            }
-            return;
-        }
-        let (before, after) = self.within(place, first, row.len());
-        row[..before].iter_mut().for_each(|s| *s += table[0]);
-        if before < after {
-            add_row(&mut row[before..after], &table[self.distance(first + before, place)..]);
-        }
-        row[after..].iter_mut().for_each(|s| *s += table[self.distances - 1]);
-    }
-
-    /// The reverse of [`Bias::add`].
-    fn add_gradients(&self, (i, place): (usize, isize), first: usize, row: &[E], sums: &mut [E]) {
-        if let Some((queries, keys)) = &self.places {
-            for (d, key) in row.iter().zip(&keys[first..]) {
-                sums[self.distance(*key as usize, queries[i] as isize)] += *d;
-            }
-            return;
-        }
-        let (before, after) = self.within(place, first, row.len());
-        row[..before].iter().for_each(|d| sums[0] += *d);
-        if before < after {
-            let at = self.distance(first + before, place);
-            add_row(&mut sums[at..at + after - before], &row[before..after]);
-        }
-        row[after..].iter().for_each(|d| sums[self.distances - 1] += *d);
     }
 }
 

@@ -4,7 +4,8 @@ use super::*;
 use crate::check::{gradients, random};
 use crate::with_threads;
 
-/// The definition, one score at a time.
+/// The definition, one score at a time; `bias` of a head, and the rows of
+/// query and key.
 fn naive(
     [q, k, v]: [&Tensor<f64>; 3],
     (queries, keys): (&Offsets, &Offsets),
@@ -29,7 +30,7 @@ fn naive(
                                 * k.data()[(ks.start + j) * c.kv_heads * dim + g * dim + x]
                         })
                         .sum();
-                    (s * c.scale.unwrap_or(1.0 / (dim as f64).sqrt()) + bias(h, i, j)).exp()
+                    (s * c.scale.unwrap_or(1.0 / (dim as f64).sqrt()) + bias(h, qs.start + i, ks.start + j)).exp()
                 };
                 let total: f64 = (0..ks.len()).filter(|j| sees(*j)).map(score).sum();
                 for x in 0..value_dim {
@@ -114,7 +115,8 @@ fn a_relative_bias_is_added_and_learned() -> Result<()> {
     });
     let all = [q, k, v, table];
     let run = |t: &Tape<f64>, x: &[Var<f64>]| {
-        let bias = RelativeBias { table: &x[3], entries: Arc::clone(&entries), zero: 2, places: None };
+        let entries = Arc::clone(&entries);
+        let bias = RelativeBias { table: &x[3], entries, zero: 2, places: None, gates: None };
         attention(t, (&x[0], &x[1], &x[2]), (&o, &o), &c, Some(&bias))
     };
     let got = run(&Tape::inference(), &all.clone().map(Var::constant))?;
@@ -129,14 +131,15 @@ fn a_relative_bias_can_follow_places() -> Result<()> {
     let (c, o) = (Attention::new(2), Offsets::from_lengths([3, 3]));
     let table = random(&[7, 2], "table");
     let [q, k, v] = inputs(&c, &o, &o);
-    let (at_q, at_k): (Vec<u32>, Vec<u32>) = (vec![2, 0, 1], vec![3, 1, 0]);
+    // Another order in each segment.
+    let (at_q, at_k): (Vec<u32>, Vec<u32>) = (vec![2, 0, 1, 1, 1, 0], vec![3, 1, 0, 0, 2, 3]);
     let want = naive([&q, &k, &v], (&o, &o), &c, |h, i, j| {
         table.data()[(i64::from(at_k[j]) - i64::from(at_q[i]) + 3) as usize * 2 + h]
     });
     let all = [q, k, v, table];
     let run = |t: &Tape<f64>, x: &[Var<f64>]| {
         let places = Some((at_q.clone().into(), at_k.clone().into()));
-        let bias = RelativeBias { table: &x[3], entries: (0..7).collect(), zero: 3, places };
+        let bias = RelativeBias { table: &x[3], entries: (0..7).collect(), zero: 3, places, gates: None };
         attention(t, (&x[0], &x[1], &x[2]), (&o, &o), &c, Some(&bias))
     };
     let got = run(&Tape::inference(), &all.clone().map(Var::constant))?;
@@ -147,10 +150,70 @@ fn a_relative_bias_can_follow_places() -> Result<()> {
 }
 
 #[test]
+fn gates_multiply_the_biases_of_their_query() -> Result<()> {
+    let (c, o) = (Attention::new(2), Offsets::from_lengths([4, 0, 3]));
+    let entries: Arc<[u32]> = [0, 1, 2, 2, 3].into();
+    let (table, gates) = (random(&[4, 2], "table"), random(&[7, 2], "gates"));
+    let [q, k, v] = inputs(&c, &o, &o);
+    let (at_q, at_k): (Arc<[u32]>, Arc<[u32]>) = ([0, 1, 4, 2, 1, 3, 0].into(), [2, 1, 0, 3, 0, 0, 5].into());
+    for places in [None, Some((at_q, at_k))] {
+        let want = naive([&q, &k, &v], (&o, &o), &c, |h, i, j| {
+            let (at_q, at_k) = match &places {
+                Some((q, k)) => (i64::from(q[i]), i64::from(k[j])),
+                None => (i as i64, j as i64),
+            };
+            let distance = (at_k - at_q + 2).clamp(0, 4) as usize;
+            gates.data()[i * 2 + h] * table.data()[entries[distance] as usize * 2 + h]
+        });
+        let all = [q.clone(), k.clone(), v.clone(), table.clone(), gates.clone()];
+        let run = |t: &Tape<f64>, x: &[Var<f64>]| {
+            let (entries, places) = (Arc::clone(&entries), places.clone());
+            let bias = RelativeBias { table: &x[3], entries, zero: 2, places, gates: Some(&x[4]) };
+            attention(t, (&x[0], &x[1], &x[2]), (&o, &o), &c, Some(&bias))
+        };
+        let got = run(&Tape::inference(), &all.clone().map(Var::constant))?;
+        for (g, w) in got.data().iter().zip(&want) {
+            assert!((g - w).abs() < 1e-12, "{g} is not {w}");
+        }
+        gradients(&all, run)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn biases_with_places_and_gates_have_the_same_bits_for_any_number_of_threads() -> Result<()> {
+    let (c, o) = (Attention::new(2), Offsets::from_lengths([150, 9, 64, 33]));
+    let places: Arc<[u32]> = (0..256).map(|i| i * 7 % 40).collect();
+    let all = [&[256, 32][..], &[256, 32], &[256, 32], &[9, 2], &[256, 2]];
+    let all = all.map(|dims| random(dims, &format!("{dims:?}")).cast::<f32>());
+    let run = |threads| {
+        with_threads(threads, || -> Result<Vec<Tensor<f32>>> {
+            let tape = Tape::new();
+            let x = all.clone().map(|t| tape.input(t));
+            let (entries, places) = ((0..81).map(|d| d / 9).collect(), Some((places.clone(), places.clone())));
+            let bias = RelativeBias { table: &x[3], entries, zero: 40, places, gates: Some(&x[4]) };
+            let y = attention(&tape, (&x[0], &x[1], &x[2]), (&o, &o), &c, Some(&bias))?;
+            let g = tape.backward_from(&y, Tensor::full(&[256, 32], 0.5))?;
+            let mut found = vec![y.into_value()];
+            found.extend(x.iter().map(|x| g.of(x).expect("a gradient").clone()));
+            Ok(found)
+        })
+        .expect("threads start")
+    };
+    let one = run(1)?;
+    for threads in [2, 4] {
+        for (a, b) in run(threads)?.iter().zip(&one) {
+            assert_eq!(a.data(), b.data());
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_relative_bias_follows_new_queries_of_a_past() -> Result<()> {
     let (c, whole) = (Attention { causal: true, ..Attention::new(2) }, Offsets::from_lengths([5]));
     let table = Var::constant(random(&[5, 2], "table"));
-    let bias = RelativeBias { table: &table, entries: [0, 1, 2, 3, 4].into(), zero: 4, places: None };
+    let bias = RelativeBias { table: &table, entries: [0, 1, 2, 3, 4].into(), zero: 4, places: None, gates: None };
     let [q, k, v] = inputs(&c, &whole, &whole);
     let last = Tensor::from_slice(&[2, 6], &q.data()[18..])?;
     let [q, last, k, v] = [q, last, k, v].map(Var::constant);

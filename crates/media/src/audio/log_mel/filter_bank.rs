@@ -12,12 +12,12 @@ struct Filter {
 }
 
 impl FilterBank {
-    /// Whisper's: triangles in hertz between points evenly spaced on Slaney's mel scale from 0 to
-    /// half the rate, each of the same area.
-    pub fn slaney(mels: usize, bins: usize, sample_rate: f64) -> Self {
+    /// Whisper's: triangles in hertz between points evenly spaced on Slaney's mel scale between two
+    /// frequencies, each of the same area.
+    pub fn slaney(mels: usize, bins: usize, sample_rate: f64, low: f64, high: f64) -> Self {
         let nyquist = sample_rate / 2.0;
-        let top = slaney_mel(nyquist);
-        let corner = |i: usize| slaney_hertz(top * i as f64 / (mels + 1) as f64);
+        let (low, high) = (slaney_mel(low), slaney_mel(high));
+        let corner = |i: usize| slaney_hertz(low + (high - low) * i as f64 / (mels + 1) as f64);
         let hertz = |bin: usize| nyquist * bin as f64 / (bins - 1) as f64;
         Self::triangles(mels, bins, corner, hertz, |left, right| 2.0 / (right - left))
     }
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn more_bands_than_bins_leave_empty_bands_not_panics() {
-        let bank = FilterBank::slaney(300, 11, 16_000.0);
+        let bank = FilterBank::slaney(300, 11, 16_000.0, 0.0, 8000.0);
         assert_eq!(bank.apply(&[1.0; 11]).count(), 300);
     }
 }

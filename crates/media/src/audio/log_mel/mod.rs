@@ -1,13 +1,15 @@
 //! Log-mel frames: how much sound there is, on a logarithmic scale, in bands spaced as the ear does.
 //!
-//! Two definitions that trained models expect: [`WhisperMel`] and [`KaldiFbank`]. Both take sound
-//! at any rate and resample it to theirs.
+//! Three definitions that trained models expect: [`WhisperMel`], [`KaldiFbank`] and [`ClapMel`].
+//! All take sound at any rate and resample it to theirs.
 
+mod clap;
 mod filter_bank;
 mod kaldi;
 mod spectrum;
 mod whisper;
 
+pub use clap::ClapMel;
 pub use kaldi::{KaldiFbank, Window};
 pub use whisper::WhisperMel;
 

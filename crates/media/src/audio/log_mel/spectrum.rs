@@ -1,5 +1,6 @@
 //! The power spectrum of a frame, in double precision: quiet bins beside loud ones keep their digits.
 
+use std::f64::consts::PI;
 use std::sync::Arc;
 
 use realfft::num_complex::Complex;
@@ -31,4 +32,16 @@ impl Spectrum {
         }
         &self.power
     }
+}
+
+/// Hann's window of a length, as if it repeated.
+pub(super) fn hann(length: usize) -> Vec<f64> {
+    (0..length).map(|i| 0.5 - 0.5 * (2.0 * PI * i as f64 / length as f64).cos()).collect()
+}
+
+/// The index that `i` falls on when both ends are mirrors and the end samples are not repeated.
+pub(super) fn mirrored(i: isize, length: usize) -> usize {
+    let last = length as isize - 1;
+    let i = i.abs();
+    (if i > last { 2 * last - i } else { i }) as usize
 }

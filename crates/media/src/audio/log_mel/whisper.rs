@@ -1,12 +1,10 @@
 //! The log-mel frames of Whisper.
 
-use std::f64::consts::PI;
-
 use serde::{Deserialize, Serialize};
 
 use super::Mel;
 use super::filter_bank::FilterBank;
-use super::spectrum::Spectrum;
+use super::spectrum::{Spectrum, hann, mirrored};
 use crate::audio::{Audio, resample};
 use crate::error::{MediaError, Result};
 
@@ -67,8 +65,9 @@ impl WhisperMel {
 
     /// `log10` of the power in each band, `[samples / 160, mels]`.
     fn log_power(&self, samples: &[f32]) -> Vec<f32> {
-        let bank = FilterBank::slaney(self.mels, WINDOW / 2 + 1, f64::from(SAMPLE_RATE));
-        let window: Vec<f64> = (0..WINDOW).map(|i| 0.5 - 0.5 * (2.0 * PI * i as f64 / WINDOW as f64).cos()).collect();
+        let rate = f64::from(SAMPLE_RATE);
+        let bank = FilterBank::slaney(self.mels, WINDOW / 2 + 1, rate, 0.0, rate / 2.0);
+        let window = hann(WINDOW);
         let mut spectrum = Spectrum::new(WINDOW);
         let mut frame = vec![0.0; WINDOW];
         let frames = samples.len() / HOP;
@@ -83,13 +82,6 @@ impl WhisperMel {
         }
         output
     }
-}
-
-/// The index that `i` falls on when both ends are mirrors and the end samples are not repeated.
-fn mirrored(i: isize, length: usize) -> usize {
-    let last = length as isize - 1;
-    let i = i.abs();
-    (if i > last { 2 * last - i } else { i }) as usize
 }
 
 #[cfg(test)]
