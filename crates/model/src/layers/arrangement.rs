@@ -24,23 +24,19 @@ impl Arrangement {
     /// may stand at several rows, and what attention makes of it is then their
     /// mean, or at none, which makes zeros; rows may be zeros (`tokens`).
     pub(crate) fn new(tokens: usize, order: Vec<u32>, lengths: impl IntoIterator<Item = usize>) -> Self {
-        let mut rows = vec![Vec::new(); tokens];
-        for (row, token) in order.iter().enumerate() {
-            if let Some(rows) = rows.get_mut(*token as usize) {
-                rows.push(row as u32);
-            }
+        let mut counts = vec![0_usize; tokens];
+        for token in order.iter().filter(|token| (**token as usize) < tokens) {
+            counts[*token as usize] += 1;
         }
-        for rows in rows.iter_mut().filter(|rows| rows.is_empty()) {
-            rows.push(order.len() as u32);
+        let of_tokens = Offsets::from_lengths(counts.iter().map(|rows| (*rows).max(1)));
+        let mut next = of_tokens.bounds()[..tokens].to_vec();
+        let mut back = vec![order.len() as u32; of_tokens.total()];
+        for (row, token) in order.iter().enumerate().filter(|(_, token)| (**token as usize) < tokens) {
+            back[next[*token as usize]] = row as u32;
+            next[*token as usize] += 1;
         }
-        let single = rows.iter().all(|rows| rows.len() == 1);
-        Self {
-            segments: Offsets::from_lengths(lengths),
-            several: (!single).then(|| Offsets::from_lengths(rows.iter().map(Vec::len))),
-            back: rows.concat(),
-            order,
-            tokens,
-        }
+        let several = counts.iter().any(|rows| *rows > 1).then_some(of_tokens);
+        Self { segments: Offsets::from_lengths(lengths), order, back, several, tokens }
     }
 
     #[cfg(test)]
