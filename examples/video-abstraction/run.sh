@@ -4,6 +4,7 @@
 # Run again, it does only what is still to do.
 #
 #   examples/video-abstraction/run.sh [SETTING…]
+#   SENSORIUM=FILE examples/video-abstraction/run.sh     with a program that is built already
 #
 # SETTINGs go to `sensorium fit`, as --set image.encoder=FOLDER. Needs cargo,
 # npm, and Python with pip and venv; 250 MB are fetched.
@@ -12,7 +13,9 @@ cd "$(dirname "$0")/../.."
 here=examples/video-abstraction
 data=data/video-abstraction
 
-for tool in cargo npm python3; do
+tools=(npm python3)
+[ -n "${SENSORIUM:-}" ] || tools+=(cargo)
+for tool in "${tools[@]}"; do
     command -v "$tool" >/dev/null || {
         echo "error: $tool is not here; install it and run this again" >&2
         exit 1
@@ -60,5 +63,9 @@ if [ ! -f "$data/frames.csv" ]; then
         "$data/names/package/data-by-emoji.json" "$data"
 fi
 
-cargo build --release --locked -p sensorium-cli --bin sensorium
-"${CARGO_TARGET_DIR:-target}/release/sensorium" fit "$here/abstraction.toml" --out runs/video-abstraction "$@"
+program=${SENSORIUM:-}
+if [ -z "$program" ]; then
+    cargo build --release --locked -p sensorium-cli --bin sensorium
+    program=${CARGO_TARGET_DIR:-target}/release/sensorium
+fi
+"$program" fit "$here/abstraction.toml" --out runs/video-abstraction "$@"
