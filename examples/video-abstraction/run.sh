@@ -4,6 +4,7 @@
 # Run again, it does only what is still to do.
 #
 #   examples/video-abstraction/run.sh [SETTING…]
+#   OUT=FOLDER examples/video-abstraction/run.sh         the model into a folder of yours
 #   SENSORIUM=FILE examples/video-abstraction/run.sh     with a program that is built already
 #
 # SETTINGs go to `sensorium fit`, as --set image.encoder=FOLDER. Needs cargo,
@@ -12,6 +13,12 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=examples/video-abstraction
 data=data/video-abstraction
+out=${OUT:-runs/video-abstraction}
+
+if [ -f "$out/metrics.json" ]; then
+    echo "$out holds a trained model already; OUT=FOLDER trains another" >&2
+    exit 0
+fi
 
 tools=(npm python3)
 [ -n "${SENSORIUM:-}" ] || tools+=(cargo)
@@ -68,4 +75,4 @@ if [ -z "$program" ]; then
     cargo build --release --locked -p sensorium-cli --bin sensorium
     program=${CARGO_TARGET_DIR:-target}/release/sensorium
 fi
-"$program" fit "$here/abstraction.toml" --out runs/video-abstraction "$@"
+"$program" fit "$here/abstraction.toml" --out "$out" "$@"
