@@ -110,14 +110,25 @@ fn attention_options_follow_f64_and_threads_do_not_change_a_bit() -> Result<()> 
                 if wide {
                     return through::<f64>(&inputs, |t, [q, k, v]| {
                         let table = Var::constant(table.clone());
-                        let bias =
-                            ops::RelativeBias { table: &table, entries: entries.clone(), zero: 25, places: None };
+                        let bias = ops::RelativeBias {
+                            table: &table,
+                            entries: entries.clone(),
+                            zero: 25,
+                            places: None,
+                            gates: None,
+                        };
                         ops::attention(t, (q, k, v), (&own, &more), &config, Some(&bias))
                     });
                 }
                 through::<f32>(&inputs, |t, [q, k, v]| {
                     let table = Var::constant(table.cast());
-                    let bias = ops::RelativeBias { table: &table, entries: entries.clone(), zero: 25, places: None };
+                    let bias = ops::RelativeBias {
+                        table: &table,
+                        entries: entries.clone(),
+                        zero: 25,
+                        places: None,
+                        gates: None,
+                    };
                     ops::attention(t, (q, k, v), (&own, &more), &config, Some(&bias))
                 })
             })
