@@ -262,7 +262,7 @@ impl Context<'_> {
         let preparer = &self.sampler.preparer;
         let augmentation = self.augmentation.filter(|(augmentation, _)| augmentation.varies_sound());
         let key = augmentation.map(|(_, key)| key.part(part));
-        let longest = (config.max_seconds * config.frames_per_second()).ceil() as usize;
+        let longest = config.most_frames();
         let waveform =
             augmentation.and_then(|(augmentation, key)| Some((augmentation.waveform.as_ref()?, key.part(part))));
         let mel = match waveform {

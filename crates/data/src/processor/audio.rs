@@ -99,6 +99,12 @@ impl AudioProcessor {
         }
     }
 
+    /// Frames of the longest sound. CLAP's windows stand at both ends of it.
+    pub fn most_frames(&self) -> usize {
+        let frames = (self.max_seconds * self.frames_per_second()).ceil() as usize;
+        frames + usize::from(self.features == AudioFeatures::Clap)
+    }
+
     /// The processor of a pretrained encoder, from the `preprocessor_config.json` in its folder, or
     /// the `feature_extractor` in its `processor_config.json`; none where there is neither.
     ///
