@@ -70,11 +70,11 @@ fn build(folder: &Path) -> io::Result<()> {
             continue;
         }
         kept += 1;
-        let is_unseen = hash(&e.text) % 10 == 0;
+        let is_unseen = hash(&e.text).is_multiple_of(10);
         for (vendor, file) in VENDORS.iter().zip(&files) {
             let split = match (*vendor, is_unseen) {
                 (_, true) | ("facebook", _) => "test",
-                _ if hash(file) % 10 == 0 => "val",
+                _ if hash(file).is_multiple_of(10) => "val",
                 _ => "train",
             };
             let cells = [file.as_str(), &e.name, &e.name_zh, vendor, &e.text, split];

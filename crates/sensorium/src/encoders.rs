@@ -86,7 +86,8 @@ impl Encoder {
         .filter_map(|(name, set)| set.then_some(name))
         .collect();
         // The blocks over the frames of a video are not an image encoder's: theirs stand.
-        if !unused.is_empty() && !(key == "video" && self.part == "image") {
+        let of_frames = key == "video" && self.part == "image";
+        if !unused.is_empty() && !of_frames {
             text += &format!("\n{key}.tower: {} not used, the encoder has its own", unused.join(", "));
         }
         text

@@ -98,9 +98,9 @@ impl WindowLayout {
         let (mut order, mut places, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         // Of a last window that was moved, what was there before and what
         // came from the other border.
-        let parts = |window: usize, windows: usize| match moved {
-            moved if moved > 0 && window + 1 == windows => vec![0..side - moved, side - moved..side],
-            _ => vec![0..side],
+        let parts = |window: usize, windows: usize| {
+            let cut = if window + 1 == windows { side - moved } else { side };
+            [0..cut, cut..side].into_iter().filter(|part| !part.is_empty())
         };
         for grid in 0..grids {
             for (row, column) in (0..down).flat_map(|row| (0..across).map(move |column| (row, column))) {
