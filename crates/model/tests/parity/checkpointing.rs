@@ -29,7 +29,8 @@ fn gradients(name: &str, input: fn(&Value) -> ColumnInput, again: bool) -> BTree
 
 #[test]
 fn recomputed_blocks_have_the_same_gradients() {
-    let cases: [(&str, fn(&Value) -> ColumnInput); 4] =
+    type Read = fn(&Value) -> ColumnInput;
+    let cases: [(&str, Read); 4] =
         [("swin_uneven", images), ("wavlm_stable", sounds), ("timesformer", videos), ("beit", images)];
     for (name, input) in cases {
         let plain = gradients(name, input, false);
