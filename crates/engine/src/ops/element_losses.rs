@@ -1,5 +1,5 @@
-//! Losses that are means over elements: binary cross-entropy, squared error
-//! and Huber's.
+//! Losses that are means over elements: binary cross-entropy, squared error,
+//! absolute error and Huber's.
 
 use crate::parallel::{reduce_rows, rows_mut};
 use crate::{Element, EngineError, Result, Tape, Tensor, Var};
@@ -62,6 +62,27 @@ pub fn mse<E: Element>(tape: &Tape<E>, x: &Var<E>, targets: &[E], mask: Option<&
     fits("mse", x, targets, mask)?;
     let loss = |x: E, y: E, _| (x - y) * (x - y);
     Ok(mean_of(tape, x, targets, mask, loss, |x, y, _| E::of(2.0) * (x - y)))
+}
+
+/// The mean absolute error: `[1]`. Where x is its target, the gradient is 0.
+///
+/// `x` has any shape, `targets` as many numbers; where `mask` is given, only
+/// elements that are true in it count (0 if none does).
+///
+/// # Errors
+/// When the numbers of elements do not fit.
+pub fn mae<E: Element>(tape: &Tape<E>, x: &Var<E>, targets: &[E], mask: Option<&[bool]>) -> Result<Var<E>> {
+    fits("mae", x, targets, mask)?;
+    // Written so that NaN stays NaN.
+    let slope = |x: E, y: E, _| {
+        let e = x - y;
+        match () {
+            () if e > E::ZERO => E::ONE,
+            () if e < E::ZERO => -E::ONE,
+            () => e,
+        }
+    };
+    Ok(mean_of(tape, x, targets, mask, |x: E, y: E, _| (x - y).abs(), slope))
 }
 
 /// The mean of Huber's loss: `[1]`. With e = x − target it is e²/2 up to
@@ -188,6 +209,8 @@ mod tests {
         gradients(&input, |t, v| binary_cross_entropy(t, &v[0], &y, Some(&m), Some(&w)))?;
         gradients(&input, |t, v| mse(t, &v[0], &y, None))?;
         gradients(&input, |t, v| mse(t, &v[0], &y, Some(&m)))?;
+        gradients(&input, |t, v| mae(t, &v[0], &y, None))?;
+        gradients(&input, |t, v| mae(t, &v[0], &y, Some(&m)))?;
         gradients(&input, |t, v| huber(t, &v[0], &y, None, 0.4))?;
         gradients(&input, |t, v| huber(t, &v[0], &y, Some(&m), 1.0))
     }
@@ -207,6 +230,9 @@ mod tests {
             // F.mse_loss(x, y), F.mse_loss(x[m], y[m])
             (mse(&t, &x, &y, None)?, 2.631_944_444_444_444_6),
             (mse(&t, &x, &y, Some(&m))?, 2.817_901_234_567_901_5),
+            // F.l1_loss(x, y), F.l1_loss(x[m], y[m])
+            (mae(&t, &x, &y, None)?, 1.486_111_111_111_111_4),
+            (mae(&t, &x, &y, Some(&m))?, 1.537_037_037_037_037),
             // F.huber_loss(x, y, delta=1.0), ...(x[m], y[m], delta=1.0)
             (huber(&t, &x, &y, None, 1.0)?, 1.001_157_407_407_407_4),
             (huber(&t, &x, &y, Some(&m), 1.0)?, 1.050_925_925_925_925_8),

@@ -40,7 +40,7 @@ pub use contrastive::{info_nce, pairwise_sigmoid};
 pub use conv_1d::{Convolution1d, conv_1d};
 pub use cross_entropy::{CrossEntropy, cross_entropy, soft_cross_entropy};
 pub use dropout::{drop_path, dropout};
-pub use element_losses::{binary_cross_entropy, huber, mse};
+pub use element_losses::{binary_cross_entropy, huber, mae, mse};
 pub use elementwise::{add, exp, mean, mul, scale, sub, sum};
 pub use embedding::{add_rows_broadcast, embedding, gather_rows};
 pub use gated::gated;
