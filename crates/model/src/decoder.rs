@@ -189,6 +189,25 @@ impl Decoder {
         }
     }
 
+    /// The mean cross-entropy of hidden states `[rows, hidden]` with the token
+    /// that follows each; a row without one does not count. The scores of all
+    /// rows never stand in memory together.
+    ///
+    /// # Errors
+    /// When they do not fit, or there is no output.
+    pub fn loss(&self, cx: &Context<'_>, hidden: &Var, next: &[Option<u32>]) -> Result<Var> {
+        let scaled = match self.output_scale {
+            Some(factor) => ops::scale(cx.tape, hidden, factor)?,
+            None => hidden.clone(),
+        };
+        let weight = match &self.output {
+            Output::Tied => self.word,
+            Output::Untied(linear) => linear.weight(),
+            Output::None => return Err(ModelError::config("decoder", "it has no output, only hidden states")),
+        };
+        Ok(ops::vocabulary_cross_entropy(cx.tape, &scaled, &cx.param(weight), None, next, 0.0)?)
+    }
+
     /// A cache for sequences without tokens yet. What cross-attention needs
     /// of the memory is computed here, once.
     ///
@@ -355,6 +374,9 @@ mod tests {
             let scores = decoder.forward(&cx, &tokens, &segments, cross.then_some((&memory, &of)))?;
             let next: Vec<Option<u32>> = (0..14).map(|i| Some((i * 11 + 3) % 20)).collect();
             let loss = ops::cross_entropy(&tape, &scores, &next, &ops::CrossEntropy::default())?;
+            let hidden = decoder.hidden(&cx, &tokens, &segments, cross.then_some((&memory, &of)))?;
+            let sliced = decoder.loss(&cx, &hidden, &next)?.value().scalar()?;
+            assert!((loss.value().scalar()? - sliced).abs() < 1e-5);
             drop(cx);
             let gradients = tape.backward(&loss)?;
             for (id, p) in params.iter() {

@@ -44,7 +44,10 @@ fn different() -> Vec<Vec<u64>> {
     vec![(0..11).collect(), (0..11).collect()]
 }
 
-fn gradients(loss: Contrastive, sub_batch: usize) -> Result<(f32, Vec<(String, Vec<f32>)>)> {
+/// Gradients by the names of their parameters.
+type Named = Vec<(String, Vec<f32>)>;
+
+fn gradients(loss: Contrastive, sub_batch: usize) -> Result<(f32, Named)> {
     let (model, mut params) = JointModel::new(&config(loss), 1)?;
     model.freeze_unused(&mut params);
     let tape = Tape::new();

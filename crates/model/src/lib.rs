@@ -26,6 +26,7 @@ mod inputs;
 mod joint;
 pub mod layers;
 mod model;
+pub mod objectives;
 pub mod pretrained;
 mod quantize;
 pub mod towers;

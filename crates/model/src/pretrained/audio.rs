@@ -4,7 +4,7 @@
 //! dropout inside the feed-forward part, the loss) changes no number that a
 //! model gives and is left to the training configuration here.
 
-use super::{Config, Family, KeyMap, Part};
+use super::{Config, Family, Form, KeyMap, Part};
 use crate::checkpoint::Checkpoint;
 use crate::heads::{HeadConfig, HeadInput};
 use crate::layers::{ActivationName, AttentionBias, BlockConfig, NormPlace, RelativePositionsConfig};
@@ -354,7 +354,11 @@ fn ast(c: &Config) -> Result<Vec<Part>> {
         .map("encoder.layer.*.mlp.up.*", "encoder.layer.*.intermediate.dense.*")
         .map("encoder.layer.*.mlp.down.*", "encoder.layer.*.output.dense.*")
         .map("encoder.layer.*.mlp_norm.*", "encoder.layer.*.layernorm_after.*")
-        .map("encoder.norm.*", "layernorm.*");
+        .map("encoder.norm.*", "layernorm.*")
+        .form("embeddings.patch_embeddings.projection.weight", Form::Kernel { channels: 1 })
+        .form("embeddings.cls_token", Form::Rank(3))
+        .form("embeddings.distillation_token", Form::Rank(3))
+        .form("embeddings.position_embeddings", Form::Rank(3));
     let head = HeadConfig {
         input: HeadInput::Pooled,
         inputs: hidden,

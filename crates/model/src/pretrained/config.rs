@@ -25,6 +25,11 @@ impl Config {
         }
     }
 
+    /// All of it.
+    pub fn to_value(&self) -> Value {
+        Value::Object(self.keys.clone())
+    }
+
     /// Whether a key is there and not null.
     pub fn has(&self, key: &str) -> bool {
         self.keys.get(key).is_some_and(|v| !v.is_null())

@@ -1,10 +1,11 @@
 //! From the names of a checkpoint's tensors to ours.
 
-use super::grid;
+use super::{export, grid};
 use crate::checkpoint::Checkpoint;
 use crate::{ModelError, Result};
 use sensorium_engine::{EngineError, Tensor, Weights};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 /// How a tensor of ours comes out of one of the checkpoint's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,19 @@ pub enum Convert {
     },
 }
 
+/// The dimensions that a tensor has in files, where ours are fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `[outputs, channels · side²]` as `[outputs, channels, side, side]`: the
+    /// kernel of a convolution over patches.
+    Kernel {
+        /// The channels.
+        channels: usize,
+    },
+    /// Ones before the dimensions, up to so many in all.
+    Rank(usize),
+}
+
 #[derive(Debug, Clone)]
 struct Rule {
     ours: String,
@@ -74,6 +88,7 @@ pub struct KeyMap {
     prefixes: Vec<String>,
     rules: Vec<Rule>,
     ignored: Vec<String>,
+    forms: Vec<(String, Form)>,
 }
 
 impl KeyMap {
@@ -111,6 +126,13 @@ impl KeyMap {
         self
     }
 
+    /// The dimensions of a tensor of theirs in files, where ours are fewer.
+    #[must_use]
+    pub fn form(mut self, theirs: &str, form: Form) -> Self {
+        self.forms.push((theirs.into(), form));
+        self
+    }
+
     /// Tensors of theirs that are not parameters (buffers of constants) or
     /// that nothing here needs.
     #[must_use]
@@ -130,7 +152,37 @@ impl KeyMap {
             });
         }
         self.ignored.extend(other.ignored.iter().map(|p| format!("{theirs}{p}")));
+        self.forms.extend(other.forms.iter().map(|(p, form)| (format!("{theirs}{p}"), *form)));
         self
+    }
+
+    /// Tensors of ours as the family's files hold them, by their names there:
+    /// the opposite of loading.
+    ///
+    /// # Errors
+    /// When a name is not known, or a part of a tensor is missing.
+    pub fn export<'a>(
+        &self,
+        ours: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    ) -> Result<BTreeMap<String, Tensor>> {
+        let prefix = self.prefixes.last().map_or("", String::as_str);
+        let mut pieces: BTreeMap<String, Vec<(Convert, &Tensor)>> = BTreeMap::new();
+        let mut forms = BTreeMap::new();
+        for (name, tensor) in ours {
+            let (theirs, rule) = self
+                .find(name)
+                .ok_or_else(|| ModelError::config("export", format!("no name in files is known for {name}")))?;
+            let full = format!("{}{theirs}", if rule.rooted { "" } else { prefix });
+            let form = self.forms.iter().find(|(pattern, _)| captures(pattern, &theirs).is_some());
+            forms.extend(form.map(|(_, form)| (full.clone(), *form)));
+            pieces.entry(full).or_default().push((rule.convert, tensor));
+        }
+        let joined = pieces.into_iter().map(|(name, pieces)| {
+            let tensor = export::join(&pieces, forms.get(&name).copied())
+                .map_err(|problem| ModelError::config(format!("export of {name}"), problem))?;
+            Ok((name, tensor))
+        });
+        joined.collect()
     }
 
     /// Their name, without a prefix, of a parameter of ours.
@@ -358,7 +410,7 @@ fn same_rows(theirs: &[usize], ours: &[usize]) -> bool {
     len(&a) == len(&b) && a.first() == b.first()
 }
 
-fn transposed(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+pub(super) fn transposed(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     (0..cols).flat_map(|c| (0..rows).map(move |r| data[r * cols + c])).collect()
 }
 

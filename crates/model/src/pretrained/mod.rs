@@ -16,6 +16,7 @@ mod clap;
 mod clip;
 mod config;
 mod dinov2;
+mod export;
 mod gpt2;
 mod grid;
 mod key_map;
@@ -28,7 +29,7 @@ mod video;
 mod vit;
 
 pub use config::Config;
-pub use key_map::{Convert, KeyMap, Mapped};
+pub use key_map::{Convert, Form, KeyMap, Mapped};
 
 use crate::checkpoint::Checkpoint;
 use crate::heads::{Head, HeadConfig};
@@ -60,6 +61,7 @@ pub const FAMILIES: &[Family] = &[
     bert::ELECTRA,
     modernbert::MODERNBERT,
     vit::VIT,
+    vit::VIT_MAE,
     vit::DEIT,
     dinov2::DINOV2,
     clip::CLIP,
@@ -149,6 +151,19 @@ impl Part {
     }
 }
 
+/// The family of a configuration and all parts that it describes, whether or
+/// not there are tensors for them. `folder` is where it comes from, for errors.
+///
+/// # Errors
+/// When the architecture is not known, or its settings mean something that is
+/// not computed here.
+pub fn describe(config: &Config, folder: &Path) -> Result<(&'static Family, Vec<Part>)> {
+    let model_type = config.str_or("model_type", "")?;
+    let family =
+        FAMILIES.iter().find(|f| f.model_types.contains(&model_type)).ok_or_else(|| unknown(folder, model_type))?;
+    Ok((family, (family.parts)(config)?))
+}
+
 /// A checkpoint whose architecture is known.
 pub struct Pretrained {
     folder: PathBuf,
@@ -176,12 +191,7 @@ impl Pretrained {
             Some(config) => Config::new("the tensors' shapes", config)?,
             None => Config::new("config.json", read_json(&described)?)?,
         };
-        let model_type = config.str_or("model_type", "")?.to_owned();
-        let family = FAMILIES
-            .iter()
-            .find(|f| f.model_types.contains(&model_type.as_str()))
-            .ok_or_else(|| unknown(&folder, &model_type))?;
-        let mut parts = (family.parts)(&config)?;
+        let (family, mut parts) = describe(&config, &folder)?;
         parts.retain(|p| p.keys.is_in(&checkpoint));
         for part in &mut parts {
             let has = |ours| has(&checkpoint, &part.keys, ours);

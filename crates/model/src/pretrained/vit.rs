@@ -1,6 +1,6 @@
 //! Vision Transformers: ViT and DeiT.
 
-use super::{Config, Convert, Family, KeyMap, Part, read_json};
+use super::{Config, Convert, Family, Form, KeyMap, Part, read_json};
 use crate::heads::{HeadConfig, HeadInput};
 use crate::layers::{AttentionBias, BlockConfig};
 use crate::towers::{EmbeddingNorm, ImageTowerConfig, Pooling};
@@ -10,6 +10,9 @@ use std::path::Path;
 
 /// ViT (Dosovitskiy et al. 2021).
 pub(super) const VIT: Family = Family { name: "ViT", model_types: &["vit"], parts: vit };
+
+/// ViT as a masked autoencoder leaves it (He et al. 2022), with its decoder.
+pub(super) const VIT_MAE: Family = Family { name: "ViT (MAE)", model_types: &["vit_mae"], parts: vit_mae };
 
 /// DeiT (Touvron et al. 2021): a distillation token beside the class token.
 pub(super) const DEIT: Family = Family { name: "DeiT", model_types: &["deit"], parts: deit };
@@ -56,6 +59,11 @@ pub(super) fn image_keys(positions: Convert) -> KeyMap {
         .map("encoder.layer.*.attention.*.*", "encoder.layer.*.attention.attention.*.*")
         .map("encoder.norm.*", "layernorm.*")
         .map("pooler.*", "pooler.dense.*")
+        .form("embeddings.patch_embeddings.projection.weight", Form::Kernel { channels: 3 })
+        .form("embeddings.cls_token", Form::Rank(3))
+        .form("embeddings.distillation_token", Form::Rank(3))
+        .form("embeddings.register_tokens", Form::Rank(3))
+        .form("embeddings.position_embeddings", Form::Rank(3))
         .ignore(&["embeddings.mask_token"])
 }
 
@@ -118,9 +126,67 @@ fn keys(first: usize) -> KeyMap {
 fn vit(c: &Config) -> Result<Vec<Part>> {
     let image = tower(c)?;
     let head = classifier(c, HeadInput::First, image.transformer.block.hidden)?;
+    let pixels = pixel_head(&image, image.transformer.block.hidden);
+    let hidden = image.transformer.block.hidden;
     Ok(vec![
         Part::tower("image", TowerConfig::Image(image), keys(1).under(&["", "vit."])),
         Part::head("classifier", head, KeyMap::new().map("output.*", "classifier.*")),
+        // SimMIM's, whose mask token stands among the embeddings.
+        Part::head(
+            "masked_image",
+            pixels,
+            KeyMap::new()
+                .map("output.*", "decoder.0.*")
+                .map("mask_token", "vit.embeddings.mask_token")
+                .form("decoder.0.weight", Form::Kernel { channels: hidden })
+                .form("vit.embeddings.mask_token", Form::Rank(3)),
+        ),
+    ])
+}
+
+/// The last layer of masked image modelling: tokens to the pixels of a patch.
+fn pixel_head(image: &ImageTowerConfig, inputs: usize) -> HeadConfig {
+    HeadConfig {
+        input: HeadInput::Tokens,
+        inputs,
+        dense: None,
+        dense_width: None,
+        dense_bias: true,
+        norm_eps: None,
+        norm_bias: true,
+        outputs: 3 * image.patch_size * image.patch_size,
+        bias: true,
+    }
+}
+
+fn vit_mae(c: &Config) -> Result<Vec<Part>> {
+    let mut image = tower(c)?;
+    image.pooler = None;
+    let pixels = pixel_head(&image, c.usize_or("decoder_hidden_size", 512)?);
+    let layer = |ours: &str| format!("layer.*.{ours}");
+    let theirs = |name: &str| format!("decoder.decoder_layers.*.{name}");
+    Ok(vec![
+        Part::tower("image", TowerConfig::Image(image), keys(1).under(&["", "vit."])),
+        // Of the decoder a head here is the last layer; the rest of it is for
+        // going on with pretraining.
+        Part::head(
+            "masked_image",
+            pixels,
+            KeyMap::new()
+                .map("output.*", "decoder.decoder_pred.*")
+                .map("embed.*", "decoder.decoder_embed.*")
+                .map("mask_token", "decoder.mask_token")
+                .map("positions", "decoder.decoder_pos_embed")
+                .map("norm.*", "decoder.decoder_norm.*")
+                .map(&layer("attention.output.*"), &theirs("attention.output.dense.*"))
+                .map(&layer("attention.*.*"), &theirs("attention.attention.*.*"))
+                .map(&layer("attention_norm.*"), &theirs("layernorm_before.*"))
+                .map(&layer("mlp.up.*"), &theirs("intermediate.dense.*"))
+                .map(&layer("mlp.down.*"), &theirs("output.dense.*"))
+                .map(&layer("mlp_norm.*"), &theirs("layernorm_after.*"))
+                .form("decoder.mask_token", Form::Rank(3))
+                .form("decoder.decoder_pos_embed", Form::Rank(3)),
+        ),
     ])
 }
 

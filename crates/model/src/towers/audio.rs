@@ -8,7 +8,7 @@
 
 use super::audio_stem::{Stem, Stemmed};
 use super::projection::Projection;
-use super::{Encoded, Pooling, Positions, wrong_kind};
+use super::{Encoded, Pooling, Positions, replaced, wrong_kind};
 use crate::layers::{ActivationName, ConvolutionPositions, Stages, StagesConfig};
 use crate::{ColumnInput, Context, LayerNorm, ModelError, Result, Transformer, TransformerConfig, Values};
 use sensorium_engine::{Builder, Offsets, Tensor, Var};
@@ -305,6 +305,56 @@ impl AudioTower {
     /// When the values are not as wide as configured, or a sound is too long
     /// or too short.
     pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Encoded> {
+        let (x, offsets, _) = self.encode(cx, column, None)?;
+        let pooled = self.pool(cx, &x, &offsets)?;
+        Ok((x, offsets, pooled))
+    }
+
+    /// The last hidden states with a learned token `[1, hidden]` in place of
+    /// squares that are hidden, and the row of each square among them. `hidden`
+    /// says of every square of [`AudioTower::grids`], row by row.
+    ///
+    /// # Errors
+    /// As [`AudioTower::forward`], and when the stem is not one of squares or
+    /// has not so many.
+    pub fn encode_hidden(
+        &self,
+        cx: &Context<'_>,
+        column: &ColumnInput,
+        hidden: &[bool],
+        token: &Var,
+    ) -> Result<(Var, Vec<u32>)> {
+        let (x, _, places) = self.encode(cx, column, Some((hidden, token)))?;
+        Ok((x, places))
+    }
+
+    /// The squares of each sound: along bands and along time; none of a sound
+    /// without frames.
+    pub fn grids(&self, sounds: &Offsets) -> Vec<(usize, usize)> {
+        let AudioStem::Patches(p) = &self.config.stem else { return vec![(0, 0); sounds.segments()] };
+        sounds.ranges().map(|r| if r.is_empty() { (0, 0) } else { p.grid(self.config.mels, r.len()) }).collect()
+    }
+
+    /// The numbers `[squares, size²]` of all squares of sounds, band by band.
+    ///
+    /// # Errors
+    /// When the stem is not one of squares, or the values are not frames.
+    pub fn squares(&self, column: &ColumnInput) -> Result<Var> {
+        let (Values::Audio(values), AudioStem::Patches(p)) = (column.values(), &self.config.stem) else {
+            return Err(wrong_kind("frames of sound, cut into squares", column));
+        };
+        let grids = self.grids(column.offsets());
+        Ok(Var::constant(p.cut(values, column.offsets(), self.config.mels, &grids)?))
+    }
+
+    /// Hidden states, their segments, and the rows of squares where some are
+    /// hidden.
+    fn encode(
+        &self,
+        cx: &Context<'_>,
+        column: &ColumnInput,
+        hidden: Option<(&[bool], &Var)>,
+    ) -> Result<(Var, Offsets, Vec<u32>)> {
         let Values::Audio(values) = column.values() else { return Err(wrong_kind("frames of sound", column)) };
         let c = &self.config;
         let values = if column.is_empty() { &Tensor::zeros(&[0, c.mels]) } else { values };
@@ -318,8 +368,20 @@ impl AudioTower {
                 got: format!("{} numbers a frame", values.shape().cols()),
             });
         }
-        let Stemmed { tokens, offsets, places } =
+        let Stemmed { mut tokens, offsets, places } =
             self.stem.forward(cx, Var::constant(values.clone()), column.offsets())?;
+        let mut rows = Vec::new();
+        if let Some((hidden, token)) = hidden {
+            let special = SpectrogramPatchesConfig::SPECIAL_TOKENS;
+            rows = offsets.ranges().flat_map(|r| (r.start + special).min(r.end) as u32..r.end as u32).collect();
+            if rows.len() != hidden.len() {
+                let problem = format!("{} squares, of which {} are hidden or not", rows.len(), hidden.len());
+                return Err(ModelError::config("audio tower", problem));
+            }
+            let mut flags = vec![false; tokens.rows()];
+            rows.iter().zip(hidden).for_each(|(row, hide)| flags[*row as usize] = *hide);
+            tokens = replaced(cx, &tokens, &flags, token)?;
+        }
         let x = match (&self.places, places) {
             (Places::Table(table), Some(places)) => table.add_at(cx, &tokens, &places)?,
             (Places::Table(table), None) => table.add(cx, &tokens, &offsets)?,
@@ -335,8 +397,7 @@ impl AudioTower {
             Encoder::Layers(encoder) => (encoder.forward(cx, x, &offsets)?, offsets),
             Encoder::Stages(stages, side) => stages.forward(cx, x, offsets.segments(), (*side, *side))?,
         };
-        let pooled = self.pool(cx, &x, &offsets)?;
-        Ok((x, offsets, pooled))
+        Ok((x, offsets, rows))
     }
 
     /// Tokens to one vector of each segment.

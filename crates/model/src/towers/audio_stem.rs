@@ -197,6 +197,22 @@ impl SpectrogramPatchesConfig {
             |length: usize, stride: usize| length.checked_sub(self.size).map_or(0, |room| room / stride.max(1) + 1);
         (along(mels, self.frequency_stride), along(frames, self.time_stride))
     }
+
+    /// The squares of sounds `[frames, mels]`, of which there are `grids`, as
+    /// rows `[squares, size²]`, band by band.
+    pub(super) fn cut(&self, x: &Tensor, sounds: &Offsets, mels: usize, grids: &[(usize, usize)]) -> Result<Tensor> {
+        let squares: usize = grids.iter().map(|(down, across)| down * across).sum();
+        let mut cut = Vec::with_capacity(squares * self.size * self.size);
+        for (range, (down, across)) in sounds.ranges().zip(grids) {
+            for (i, j) in (0..*down).flat_map(|i| (0..*across).map(move |j| (i, j))) {
+                for band in i * self.frequency_stride..i * self.frequency_stride + self.size {
+                    let first = range.start + j * self.time_stride;
+                    cut.extend((first..first + self.size).map(|frame| x.data()[frame * mels + band]));
+                }
+            }
+        }
+        Ok(Tensor::from_slice(&[squares, self.size * self.size], &cut)?)
+    }
 }
 
 /// A linear layer over squares of the spectrogram, after two tokens of the
@@ -243,29 +259,23 @@ impl PatchStem {
         let (_, widest) = p.grid(self.mels, self.most_frames);
         let grids: Vec<(usize, usize)> =
             offsets.ranges().map(|r| if r.is_empty() { (0, 0) } else { p.grid(self.mels, r.len()) }).collect();
-        let squares: usize = grids.iter().map(|(down, across)| down * across).sum();
-        let mut patches = Vec::with_capacity(squares * p.size * p.size);
         // Where each token lies among class token, distillation token and all
         // squares, and its row of the position table.
         let (mut order, mut places) = (Vec::new(), Vec::new());
         let mut seen = SpectrogramPatchesConfig::SPECIAL_TOKENS as u32;
-        for (range, (down, across)) in offsets.ranges().zip(&grids) {
+        for (down, across) in &grids {
             if down * across == 0 {
                 continue;
             }
             order.extend([0, 1]);
             places.extend([0, 1]);
             for (i, j) in (0..*down).flat_map(|i| (0..*across).map(move |j| (i, j))) {
-                for band in i * p.frequency_stride..i * p.frequency_stride + p.size {
-                    let frames = range.start + j * p.time_stride..range.start + j * p.time_stride + p.size;
-                    patches.extend(frames.map(|frame| x.data()[frame * self.mels + band]));
-                }
                 order.push(seen);
                 seen += 1;
                 places.push((SpectrogramPatchesConfig::SPECIAL_TOKENS + i * widest + j) as u32);
             }
         }
-        let patches = Var::constant(Tensor::from_slice(&[squares, p.size * p.size], &patches)?);
+        let patches = Var::constant(p.cut(x.value(), offsets, self.mels, &grids)?);
         let patches = self.projection.forward(cx, &patches)?;
         let own = [cx.param(self.class_token), cx.param(self.distillation_token)];
         let all = ops::concat_rows(cx.tape, &[&own[0], &own[1], &patches])?;

@@ -4,7 +4,7 @@
 use super::attention_pool::AttentionPool;
 use super::image_stem::{ConvStem, PatchStem};
 use super::special_tokens::SpecialTokens;
-use super::{Encoded, Pooling, Positions, wrong_kind};
+use super::{Encoded, Pooling, Positions, replaced, wrong_kind};
 use crate::layers::ActivationName;
 use crate::layers::{Stages, StagesConfig};
 use crate::{ColumnInput, Context, Features, LayerNorm, Linear, ModelError, Result};
@@ -213,6 +213,19 @@ impl ImageTowerConfig {
     }
 }
 
+/// Which patches of pictures a tower is shown.
+#[derive(Clone, Copy)]
+pub enum ShownPatches<'a> {
+    /// All of them.
+    All,
+    /// All, but a learned token `[1, hidden]` in place of those that are
+    /// hidden: `[pictures · patches]`.
+    Replaced(&'a [bool], &'a Var),
+    /// Only these rows of `[pictures · patches]`, ascending and as many of
+    /// every picture.
+    Only(&'a [u32]),
+}
+
 /// The stem of a tower.
 #[derive(Debug, Clone)]
 enum Stem {
@@ -342,6 +355,27 @@ impl ImageTower {
 
     /// Pictures to what the Transformer takes.
     pub(super) fn embed(&self, cx: &Context<'_>, images: &Tensor) -> Result<(Var, Offsets)> {
+        self.embed_shown(cx, images, ShownPatches::All)
+    }
+
+    /// The last hidden states of pictures `[n, 3, size, size]` of which not
+    /// everything is shown, and where each picture's begin and end: special
+    /// tokens, then the patches that are there.
+    ///
+    /// # Errors
+    /// When the pictures are not of the configured size, or what is shown is
+    /// not of them.
+    pub fn encode_shown(&self, cx: &Context<'_>, images: &Tensor, shown: ShownPatches<'_>) -> Result<(Var, Offsets)> {
+        let (x, offsets) = self.embed_shown(cx, images, shown)?;
+        match &self.encoder {
+            Encoder::Layers(encoder) => Ok((encoder.forward(cx, x, &offsets)?, offsets)),
+            Encoder::Stages(..) => {
+                Err(ModelError::config("image tower", "in stages, which need every patch, nothing can be hidden"))
+            }
+        }
+    }
+
+    fn embed_shown(&self, cx: &Context<'_>, images: &Tensor, shown: ShownPatches<'_>) -> Result<(Var, Offsets)> {
         let (n, size) = (images.dims()[0], self.config.image_size);
         let images = if n == 0 { &Tensor::zeros(&[0, 3, size, size]) } else { images };
         if images.dims() != [n, 3, size, size] {
@@ -356,16 +390,28 @@ impl ImageTower {
             Stem::Patch(stem) => stem.forward(cx, &images)?,
             Stem::Conv(stem) => stem.forward(cx, &images)?,
         };
+        let mut patches = self.config.patches();
+        if let ShownPatches::Replaced(hidden, token) = shown {
+            x = replaced(cx, &x, hidden, token)?;
+        }
         if let Some(positions) = &self.positions {
-            x = positions.add(cx, &x, &Offsets::from_lengths(vec![self.config.patches(); n]))?;
+            x = positions.add(cx, &x, &Offsets::from_lengths(vec![patches; n]))?;
+        }
+        if let ShownPatches::Only(rows) = shown {
+            patches = rows.len() / n.max(1);
+            x = ops::gather_rows(cx.tape, &x, rows)?;
         }
         x = self.special.before(cx, x, n, self.positions.as_ref())?;
         if let Some(norm) = &self.norm {
             x = norm.forward(cx, &x)?;
         }
         let x = cx.dropout(x, self.config.transformer.block.dropout)?;
-        let tokens = self.config.special_tokens() + self.config.patches();
-        Ok((x, Offsets::from_lengths(vec![tokens; n])))
+        Ok((x, Offsets::from_lengths(vec![self.config.special_tokens() + patches; n])))
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &ImageTowerConfig {
+        &self.config
     }
 
     /// What the Transformer gives, and one vector of each picture.

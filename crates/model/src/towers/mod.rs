@@ -17,7 +17,7 @@ pub use audio::{
     AudioPositions, AudioStem, AudioTower, AudioTowerConfig, SpectrogramGridConfig, SpectrogramPatchesConfig,
     WaveformConfig, WaveformNorm,
 };
-pub use image::{EmbeddingNorm, ImageStem, ImageTower, ImageTowerConfig};
+pub use image::{EmbeddingNorm, ImageStem, ImageTower, ImageTowerConfig, ShownPatches};
 pub use space_time::{SpaceTimeAttention, SpaceTimePositions, SpaceTimeTower, SpaceTimeTowerConfig};
 pub use tabular::{FeaturesTower, FeaturesTowerConfig, TabularTower, TabularTowerConfig};
 pub use text::{TextTower, TextTowerConfig};
@@ -259,6 +259,19 @@ type Encoded = (Var, Offsets, Var);
 
 fn wrong_kind(expected: &str, column: &ColumnInput) -> ModelError {
     ModelError::Input { column: "of the batch".into(), expected: expected.into(), got: column.values().kind().into() }
+}
+
+/// Rows `[tokens, hidden]` with a token `[1, hidden]` in place of those that
+/// are hidden.
+fn replaced(cx: &Context<'_>, x: &Var, hidden: &[bool], token: &Var) -> Result<Var> {
+    if hidden.len() != x.rows() {
+        let problem = format!("{} tokens, of which {} are hidden or not", x.rows(), hidden.len());
+        return Err(ModelError::config("tower", problem));
+    }
+    let all = ops::concat_rows(cx.tape, &[x, token])?;
+    let last = hidden.len() as u32;
+    let rows: Vec<u32> = hidden.iter().enumerate().map(|(row, hide)| if *hide { last } else { row as u32 }).collect();
+    Ok(ops::gather_rows(cx.tape, &all, &rows)?)
 }
 
 /// Learned positions within each segment.

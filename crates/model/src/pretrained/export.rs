@@ -1,0 +1,97 @@
+//! From our tensors to those of files: the opposite of a [`KeyMap`]'s
+//! conversions.
+//!
+//! [`KeyMap`]: super::KeyMap
+
+use super::key_map::{Convert, Form, transposed};
+use sensorium_engine::Tensor;
+
+/// One tensor of theirs out of the pieces that ours hold of it.
+pub(super) fn join(pieces: &[(Convert, &Tensor)], form: Option<Form>) -> Result<Tensor, String> {
+    let mut parts: Vec<(usize, usize, &Tensor)> = pieces.iter().map(|(convert, t)| part(*convert, t)).collect();
+    parts.sort_by_key(|(part, ..)| *part);
+    let of = parts.first().map_or(0, |(_, of, _)| *of);
+    if parts.len() != of || parts.iter().enumerate().any(|(i, (part, ..))| *part != i) {
+        return Err(format!("{} of its {of} parts are there", parts.len()));
+    }
+    let (convert, first) = pieces[0];
+    let (mut dims, mut data) = (first.dims().to_vec(), first.data().to_vec());
+    for (_, _, more) in &parts[1..] {
+        if more.dims() != first.dims() {
+            return Err(format!("its parts are {:?} and {:?}", first.dims(), more.dims()));
+        }
+    }
+    if of > 1 {
+        data = parts.iter().flat_map(|(_, _, t)| t.data().iter().copied()).collect();
+        dims[0] *= of;
+    }
+    match convert {
+        Convert::Transpose | Convert::TransposeRows { .. } if dims.len() == 2 => {
+            data = transposed(&data, dims[0], dims[1]);
+            dims.reverse();
+        }
+        Convert::Convolution1d => return Err("a convolution along time cannot be written yet".into()),
+        _ => {}
+    }
+    if let Some(form) = form {
+        dims = formed(&dims, form).ok_or_else(|| format!("{dims:?} cannot become {form:?}"))?;
+    }
+    Tensor::from_slice(&dims, &data).map_err(|e| e.to_string())
+}
+
+/// Which part of how many a tensor is.
+fn part(convert: Convert, tensor: &Tensor) -> (usize, usize, &Tensor) {
+    match convert {
+        Convert::Rows { part, of } | Convert::TransposeRows { part, of } => (part, of, tensor),
+        Convert::Same | Convert::Transpose | Convert::Convolution1d | Convert::Grid { .. } => (0, 1, tensor),
+    }
+}
+
+fn formed(dims: &[usize], form: Form) -> Option<Vec<usize>> {
+    match form {
+        Form::Kernel { channels } => {
+            let &[outputs, all] = dims else { return None };
+            let side = (all / channels.max(1)).isqrt();
+            (channels * side * side == all).then(|| vec![outputs, channels, side, side])
+        }
+        Form::Rank(rank) => {
+            let ones = rank.checked_sub(dims.len())?;
+            Some(std::iter::repeat_n(1, ones).chain(dims.iter().copied()).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::KeyMap;
+    use super::*;
+
+    fn counted(dims: &[usize], from: usize) -> Tensor {
+        let len: usize = dims.iter().product();
+        Tensor::from_slice(dims, &(from..from + len).map(|i| i as f32).collect::<Vec<_>>()).expect("fits")
+    }
+
+    #[test]
+    fn parts_are_joined_turned_and_formed() {
+        let keys = KeyMap::new()
+            .under(&["", "vit."])
+            .convert("query.*", "qkv.*", Convert::TransposeRows { part: 0, of: 2 })
+            .convert("key.*", "qkv.*", Convert::TransposeRows { part: 1, of: 2 })
+            .map("patch", "kernel")
+            .map("token", "cls")
+            .form("kernel", Form::Kernel { channels: 3 })
+            .form("cls", Form::Rank(3));
+        let (q, k) = (counted(&[1, 2], 0), counted(&[1, 2], 2));
+        let (patch, token) = (counted(&[2, 12], 0), counted(&[1, 4], 0));
+        let ours = [("key.weight", &k), ("query.weight", &q), ("patch", &patch), ("token", &token)];
+        let theirs = keys.export(ours).expect("known");
+        // [0 1; 2 3] turned.
+        assert_eq!(theirs["vit.qkv.weight"].data(), [0.0, 2.0, 1.0, 3.0]);
+        assert_eq!(theirs["vit.kernel"].dims(), [2, 3, 2, 2]);
+        assert_eq!(theirs["vit.cls"].dims(), [1, 1, 4]);
+        let error = keys.export([("query.weight", &q)]).expect_err("half").to_string();
+        assert!(error.contains("1 of its 2 parts"), "{error}");
+        let error = keys.export([("value.weight", &q)]).expect_err("unknown").to_string();
+        assert!(error.contains("value.weight"), "{error}");
+    }
+}

@@ -1,0 +1,46 @@
+//! What was read from a family's files is written as it was there.
+
+use crate::harness::{Case, Folders};
+use sensorium_engine::Params;
+use sensorium_model::pretrained::PartConfig;
+use sensorium_model::{Decoder, Tower};
+
+/// Reads a tower or decoder and exports it: the same names, dimensions and
+/// values.
+fn check(name: &str, part: &str) {
+    let folders = Folders::of(name, &Case::read(name));
+    let (model, mut params) = (&folders.model, Params::new());
+    let of = model.part(part).unwrap_or_else(|e| panic!("{name}: {e}"));
+    match &of.config {
+        PartConfig::Tower(config) => model.load_into(&mut params, part, |b| Tower::new(b, config)).map(|_| ()),
+        PartConfig::Decoder(config) => model.load_into(&mut params, part, |b| Decoder::new(b, config)).map(|_| ()),
+        PartConfig::Head(_) | PartConfig::ImageText(_) => panic!("{name}: {part} is neither"),
+    }
+    .unwrap_or_else(|e| panic!("{name}: {e}"));
+    let ours = params.iter().map(|(_, p)| (p.name.as_str(), &p.value));
+    let written = of.keys.export(ours).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert!(!written.is_empty());
+    let file = model.checkpoint();
+    for (tensor, value) in &written {
+        // A bare model's files do not have the prefix of those with a head.
+        let bare = tensor.split_once('.').map_or(tensor.as_str(), |(_, rest)| rest);
+        let theirs = if file.info(tensor).is_some() { tensor } else { bare };
+        let original = file.read(theirs).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(value.dims(), original.dims(), "{name}: {tensor}");
+        assert!(value.data() == original.data(), "{name}: {tensor} has other values");
+    }
+}
+
+#[test]
+fn towers_and_decoders_are_written_as_they_were_read() {
+    for name in ["bert", "bert_no_pooler_masked_lm", "roberta_masked_lm", "distilbert", "mpnet", "albert", "electra"] {
+        check(name, "text");
+    }
+    for name in ["gpt2_causal_lm_loss", "llama_causal_lm_loss"] {
+        check(name, "decoder");
+    }
+    for name in ["vit", "vit_simmim_loss", "vit_mae_normalised_loss"] {
+        check(name, "image");
+    }
+    check("ast", "audio");
+}
