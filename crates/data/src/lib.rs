@@ -17,6 +17,7 @@
 
 pub mod augment;
 pub mod cache;
+pub mod corpus;
 pub mod error;
 pub mod features;
 mod files;
@@ -40,6 +41,7 @@ pub mod tokenizer;
 
 pub use augment::{AugmentKey, Augmentation};
 pub use cache::{Cache, CacheKey};
+pub use corpus::{Corpus, CorpusOptions, Piece, Unit};
 pub use error::{DataError, Result};
 pub use inspect::{InspectOptions, Inspection, inspect};
 pub use label::{LabelOptions, LabelSpec, LabelTask, Target};
@@ -52,4 +54,4 @@ pub use schema::{ColumnSchema, ColumnType, Schema, SchemaOptions};
 pub use segment::{Modality, Problem, Sample, Segment, SegmentKind};
 pub use split::{Split, SplitOptions, Splits};
 pub use table::{Row, Table, TableOptions, Value};
-pub use tokenizer::{Tokenizer, TokenizerKind, TokenizerOptions};
+pub use tokenizer::{Tokenizer, TokenizerKind, TokenizerOptions, WordsBy};

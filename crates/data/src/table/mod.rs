@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempPath;
 
 use crate::error::{DataError, Result, nearest};
-use random_file::RandomFile;
+pub(crate) use random_file::RandomFile;
 
 pub(crate) use value::matrix_from_json;
 pub use value::{FeatureMatrix, MISSING_SPELLINGS, Value, format_number, is_missing};

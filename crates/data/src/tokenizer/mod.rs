@@ -11,6 +11,7 @@ mod train;
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use tokenizers::PostProcessor;
 use tokenizers::utils::truncation::TruncationDirection;
 
@@ -40,6 +41,18 @@ impl PartialEq for Tokenizer {
     fn eq(&self, other: &Self) -> bool {
         self.json == other.json
     }
+}
+
+/// What belongs to one word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WordsBy {
+    /// What the tokenizer splits no further but into pieces: words and
+    /// punctuation, and of Chinese each character.
+    #[default]
+    Pieces,
+    /// What stands between blanks, for text that was segmented so.
+    Blanks,
 }
 
 /// The tokens of one text.
@@ -118,6 +131,58 @@ impl Tokenizer {
         }
         let encoding = self.inner.post_process(encoding, None, true).map_err(problem)?;
         Ok(Tokens { ids: encoding.get_ids().to_vec(), truncated })
+    }
+
+    /// All tokens of a text, special ones included, and of each whether it belongs to the word of the one
+    /// before it.
+    ///
+    /// # Errors
+    /// Those of the tokenizer's own model.
+    pub fn encode_words(&self, text: &str, words: WordsBy) -> Result<Vec<(u32, bool)>> {
+        let encoding = self.inner.encode(text, true).map_err(|error| DataError::Tokenizer(error.to_string()))?;
+        let (ids, offsets, numbers) = (encoding.get_ids(), encoding.get_offsets(), encoding.get_word_ids());
+        let continues = |at: usize| {
+            let Some((before, here)) = at.checked_sub(1).map(|before| (numbers[before], numbers[at])) else {
+                return false;
+            };
+            match (before, here, words) {
+                (Some(before), Some(here), WordsBy::Pieces) => before == here,
+                // Some tokenizers count the blank to the word behind it.
+                (Some(_), Some(_), WordsBy::Blanks) => {
+                    let from = offsets[at - 1].1.min(offsets[at].0);
+                    let to = offsets[at].0 + text[offsets[at].0..].chars().next().map_or(0, char::len_utf8);
+                    !text[from..to].contains(char::is_whitespace)
+                }
+                _ => false,
+            }
+        };
+        Ok(ids.iter().enumerate().map(|(at, id)| (*id, continues(at))).collect())
+    }
+
+    /// Whether it puts tokens of its own before or behind a text.
+    pub fn adds_special_tokens(&self) -> bool {
+        self.added > 0
+    }
+
+    /// The token that ends a text, where the vocabulary has one.
+    pub fn end_of_text(&self) -> Option<u32> {
+        ["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[SEP]"].iter().find_map(|token| self.token_id(token))
+    }
+
+    /// The token that hides others, where the vocabulary has one.
+    pub fn mask_token(&self) -> Option<u32> {
+        ["[MASK]", "<mask>"].iter().find_map(|token| self.token_id(token))
+    }
+
+    /// For each number whether it is that of a special token.
+    pub fn special_tokens(&self) -> Vec<bool> {
+        let mut special = vec![false; self.vocab_size()];
+        for (id, token) in self.inner.get_added_tokens_decoder() {
+            if let Some(place) = special.get_mut(id as usize) {
+                *place = token.special;
+            }
+        }
+        special
     }
 
     /// The text of tokens, without the special ones.
