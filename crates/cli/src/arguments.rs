@@ -35,6 +35,8 @@ pub enum Command {
     Inspect(InspectArguments),
     /// Train a model to predict a column from the others
     Fit(FitArguments),
+    /// Learn from text, pictures and sounds without labels: encoders to start a fit from
+    Pretrain(PretrainArguments),
     /// Measure a model on rows whose label is known
     Evaluate(EvaluateArguments),
     /// Predict the label of new rows
@@ -121,6 +123,28 @@ pub struct FitArguments {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub time_limit: Option<Duration>,
     /// Print the evaluation as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct PretrainArguments {
+    /// A configuration (TOML), or a text file or folder for masked language modelling
+    #[arg(value_name = "CONFIG.toml|TEXT")]
+    pub source: PathBuf,
+    /// Where the model is written (default: the configuration's or text's name and `-pretrained`)
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Set a key of the configuration, as train.lr=2e-5 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Go on from the newest checkpoint in DIR
+    #[arg(long)]
+    pub resume: bool,
+    /// How long to train, as 90s, 10m or 2h; stops with a checkpoint and the best weights so far
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub time_limit: Option<Duration>,
+    /// Print the validation metrics as one JSON object
     #[arg(long)]
     pub json: bool,
 }
@@ -478,6 +502,9 @@ pub struct ConfigArguments {
     /// Print every key with its default and a comment
     #[arg(long, required = true)]
     pub default: bool,
+    /// Of the configurations for `sensorium pretrain`, not of those for `sensorium fit`
+    #[arg(long)]
+    pub pretrain: bool,
 }
 
 /// `90`, `90s`, `10m`, `2h`, `1.5h`.

@@ -6,6 +6,7 @@
 mod arguments;
 mod commands;
 mod follow;
+mod interrupt;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
@@ -42,6 +43,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
         Command::Inspect(a) => commands::inspect::run(a),
         Command::Fit(a) => commands::fit::run(a),
+        Command::Pretrain(a) => commands::pretrain::run(a),
         Command::Evaluate(a) => commands::evaluate::run(a),
         Command::Predict(a) => commands::predict::run(a),
         Command::Model(a) => commands::model::run(a),

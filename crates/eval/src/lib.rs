@@ -56,7 +56,7 @@ pub use evaluation::{
     Options, Regressed, Subset, Task,
 };
 pub use gain::{Gain, compare_gains};
-pub use html::{Example, Page};
+pub use html::{Example, Page, RunPage};
 pub use multilabel::MultiLabel;
 pub use names::{Lang, higher_is_better, metric_label};
 pub use probabilities::{

@@ -23,8 +23,8 @@
 //! # }
 //! ```
 //!
-//! The verbs are [`fit`], [`evaluate`], [`predict`], [`extract`], [`quantize`]
-//! and those of [`mod@search`];
+//! The verbs are [`fit`], [`mod@pretrain`], [`evaluate`], [`predict`],
+//! [`extract`], [`quantize`] and those of [`mod@search`];
 //! [`FitConfig`] says how, [`Model`] is what they pass along.
 
 mod assemble;
@@ -39,6 +39,7 @@ pub mod hub;
 mod learner;
 mod mixup;
 mod model_info;
+pub mod pretrain;
 mod processors;
 pub mod retrieve;
 mod saved;
@@ -52,6 +53,7 @@ pub use error::{Error, Result};
 pub use finetune::{ABOUT_FILE, ADAPTER_FOLDER, TRAINED_FILE};
 pub use learner::{Answers, Learner};
 pub use model_info::{ModelInfo, PartInfo, Usable};
+pub use pretrain::PretrainConfig;
 pub use saved::Model;
 pub use sensorium_data::{ColumnType, LabelTask, Modality, OnBad, Split, Value};
 pub use sensorium_train::StopFlag;

@@ -164,8 +164,19 @@ impl Observer for Progress {
 
 fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
     /// What people ask for first; the rest follows by name where there is room.
-    const FIRST: [&str; 9] =
-        ["loss", "accuracy", "macro_f1", "micro_f1", "subset_accuracy", "mean_rank_error", "mae", "r2", "spearman"];
+    const FIRST: [&str; 11] = [
+        "loss",
+        "mlm_perplexity",
+        "clm_perplexity",
+        "accuracy",
+        "macro_f1",
+        "micro_f1",
+        "subset_accuracy",
+        "mean_rank_error",
+        "mae",
+        "r2",
+        "spearman",
+    ];
     /// More would not fit a line; all of them are in `metrics.jsonl`.
     const SHOWN: usize = 3;
     let mut line = format!("epoch {}/{epochs}: train loss {:.4}", record.epoch, record.train_loss);

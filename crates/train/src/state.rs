@@ -135,7 +135,7 @@ pub(crate) fn better(metric: &str, value: f64, than: f64) -> bool {
 
 /// Whether a metric is better the lower it is: losses, errors, distances and ranks are.
 pub fn lower_is_better(metric: &str) -> bool {
-    const LOWER: [&str; 14] = [
+    const LOWER: [&str; 15] = [
         "loss",
         "error",
         "mae",
@@ -144,6 +144,7 @@ pub fn lower_is_better(metric: &str) -> bool {
         "nll",
         "perplexity",
         "ppl",
+        "bits",
         "wer",
         "cer",
         "ece",

@@ -2,31 +2,20 @@
 
 use crate::arguments::FitArguments;
 use crate::follow::Terminal;
+use crate::interrupt::{INTERRUPTED, stop_flag};
 use sensorium::config::TaskName;
 use sensorium::fit::{FitOptions, fit};
 use sensorium::retrieve::fit_retrieval;
 use sensorium::rooms::train::{Stopped, Summary};
-use sensorium::{Error, FitConfig, StopFlag, config};
+use sensorium::{Error, FitConfig, config};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// The exit status of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
-
 pub fn run(arguments: &FitArguments) -> anyhow::Result<ExitCode> {
     let config = configuration(arguments)?;
     let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.source));
-    let stop = StopFlag::new();
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.is_raised() {
-            // Asked twice: at once. The last checkpoint stands.
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        flag.raise();
-        eprintln!("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once");
-    })?;
+    let stop = stop_flag()?;
     let options = FitOptions { out: out.clone(), resume: arguments.resume, time_limit: arguments.time_limit, stop };
     if config.task == TaskName::Retrieve {
         return retrieval(&config, &options, arguments.json);
@@ -61,7 +50,7 @@ pub fn run(arguments: &FitArguments) -> anyhow::Result<ExitCode> {
 
 /// The exit status of a run that was interrupted; a remark on steps that were
 /// skipped.
-fn cut_short(summary: &Summary) -> Option<ExitCode> {
+pub(super) fn cut_short(summary: &Summary) -> Option<ExitCode> {
     if summary.stopped == Stopped::Interrupted {
         eprintln!("interrupted at step {}; go on with the same command and --resume", summary.steps);
         return Some(ExitCode::from(INTERRUPTED));

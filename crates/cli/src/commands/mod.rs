@@ -9,6 +9,7 @@ pub mod index;
 pub mod inspect;
 pub mod model;
 pub mod predict;
+pub mod pretrain;
 pub mod quantize;
 pub mod recommend;
 pub mod search;

@@ -9,6 +9,7 @@ mod fit;
 mod inspect;
 mod model;
 mod predict;
+mod pretrain;
 mod pretrained;
 mod quantize;
 mod resume;

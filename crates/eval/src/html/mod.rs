@@ -7,7 +7,10 @@
 mod cells;
 mod changes;
 mod classes;
+mod run;
 mod sections;
+
+pub use run::RunPage;
 
 use crate::evaluation::{Comparison, Curves, Evaluation};
 use crate::gain::Gain;

@@ -30,7 +30,8 @@ pub(super) fn join(pieces: &[(Convert, &Tensor)], form: Option<Form>) -> Result<
             data = transposed(&data, dims[0], dims[1]);
             dims.reverse();
         }
-        Convert::Convolution1d => return Err("a convolution along time cannot be written yet".into()),
+        Convert::Convolution1d => return Err("a convolution along time is only read".into()),
+        Convert::Tubelets { .. } => return Err("a convolution over pieces of a video is only read".into()),
         _ => {}
     }
     if let Some(form) = form {
@@ -43,7 +44,11 @@ pub(super) fn join(pieces: &[(Convert, &Tensor)], form: Option<Form>) -> Result<
 fn part(convert: Convert, tensor: &Tensor) -> (usize, usize, &Tensor) {
     match convert {
         Convert::Rows { part, of } | Convert::TransposeRows { part, of } => (part, of, tensor),
-        Convert::Same | Convert::Transpose | Convert::Convolution1d | Convert::Grid { .. } => (0, 1, tensor),
+        Convert::Same
+        | Convert::Transpose
+        | Convert::Convolution1d
+        | Convert::Tubelets { .. }
+        | Convert::Grid { .. } => (0, 1, tensor),
     }
 }
 

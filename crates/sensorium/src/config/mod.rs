@@ -12,8 +12,9 @@ mod retrieve;
 mod sections;
 
 pub use finetune::{FinetuneSection, MethodName};
+pub(crate) use read::parse;
 pub use read::{from_toml, read};
-pub use reference::reference;
+pub use reference::{pretrain_reference, reference};
 pub use retrieve::RetrieveSection;
 pub use sections::{
     AudioSection, ClassWeights, DataSection, FeaturesSection, ImageSection, LabelSection, RegressionLoss, TextSection,

@@ -16,7 +16,7 @@ use toml::{Table, Value};
 /// the wrong type; the error names the key and the near one.
 pub fn read(path: &Path, overrides: &[String]) -> Result<FitConfig> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let mut config = parse(&text, &path.display().to_string(), overrides)?;
+    let mut config = parse_fit(&text, &path.display().to_string(), overrides)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let encoders =
         [&mut config.text.encoder, &mut config.image.encoder, &mut config.audio.encoder, &mut config.video.encoder];
@@ -38,10 +38,33 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<FitConfig> {
 /// # Errors
 /// As [`read`].
 pub fn from_toml(text: &str, overrides: &[String]) -> Result<FitConfig> {
-    parse(text, "configuration", overrides)
+    parse_fit(text, "configuration", overrides)
 }
 
-fn parse(text: &str, place: &str, overrides: &[String]) -> Result<FitConfig> {
+fn parse_fit(text: &str, place: &str, overrides: &[String]) -> Result<FitConfig> {
+    parse(text, place, overrides, |table| {
+        // Within a section that is there, keys left out take the section's own
+        // defaults; how long to train is to be chosen by the data all the same.
+        if let Some(Value::Table(train)) = table.get_mut("train") {
+            train.entry("epochs").or_insert(Value::Integer(0));
+        }
+    })
+}
+
+/// Any configuration from a text with overrides; `place` is where the text
+/// comes from, `fill` puts in what is left out.
+pub(crate) fn parse<T: DeserializeOwned>(
+    text: &str,
+    place: &str,
+    overrides: &[String],
+    fill: impl FnOnce(&mut Table),
+) -> Result<T> {
+    let mut table = table(text, place, overrides)?;
+    fill(&mut table);
+    typed(table, text, place)
+}
+
+fn table(text: &str, place: &str, overrides: &[String]) -> Result<Table> {
     let mut table: Table = toml::from_str(text).map_err(|e| {
         let line = e.span().map(|s| text[..s.start.min(text.len())].lines().count().max(1));
         Error::Config {
@@ -52,12 +75,7 @@ fn parse(text: &str, place: &str, overrides: &[String]) -> Result<FitConfig> {
     for setting in overrides {
         set(&mut table, setting)?;
     }
-    // Within a section that is there, keys left out take the section's own
-    // defaults; how long to train is to be chosen by the data all the same.
-    if let Some(Value::Table(train)) = table.get_mut("train") {
-        train.entry("epochs").or_insert(Value::Integer(0));
-    }
-    typed(table, text, place)
+    Ok(table)
 }
 
 /// Applies `a.b.c=value`; the value is TOML, or a text where it is not.

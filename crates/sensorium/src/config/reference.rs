@@ -1,34 +1,27 @@
 //! The reference: every key with its default and a comment.
 
 use super::FitConfig;
+use crate::pretrain::PretrainConfig;
+use serde::Serialize;
+
+/// Where the fields of the sections are declared.
+const SOURCES: [&str; 7] = [
+    include_str!("mod.rs"),
+    include_str!("sections.rs"),
+    include_str!("retrieve.rs"),
+    include_str!("finetune.rs"),
+    include_str!("../pretrain/config.rs"),
+    include_str!("../../../train/src/config.rs"),
+    include_str!("../../../media/src/limits.rs"),
+];
 
 /// Every key of a configuration with its default, as TOML with comments.
 ///
 /// The comments are the documentation of the fields, so that there is one
 /// definition of both.
 pub fn reference() -> String {
-    let sources = [
-        include_str!("mod.rs"),
-        include_str!("sections.rs"),
-        include_str!("retrieve.rs"),
-        include_str!("finetune.rs"),
-        include_str!("../../../train/src/config.rs"),
-        include_str!("../../../media/src/limits.rs"),
-    ];
-    let mut table = toml::Table::try_from(FitConfig::default()).unwrap_or_default();
-    let mut out = String::from(
-        "# Every key of a Sensorium configuration with its default.\n\
-         # Keys that are commented out are chosen from the data.\n",
-    );
-    for field in fields("FitConfig", &sources) {
-        if let Some(value) = table.get(&field.name).filter(|v| !v.is_table()) {
-            out.push('\n');
-            for line in &field.docs {
-                out.push_str(&format!("# {line}\n"));
-            }
-            out.push_str(&format!("{} = {value}\n", field.name));
-        }
-    }
+    let head = "# Every key of a Sensorium configuration with its default.\n\
+                # Keys that are commented out are chosen from the data.\n";
     let structs = [
         ("data", "DataSection"),
         ("label", "LabelSection"),
@@ -43,18 +36,50 @@ pub fn reference() -> String {
         ("train", "TrainConfig"),
         ("limits", "Limits"),
     ];
+    written(head, "FitConfig", &FitConfig::default(), &structs)
+}
+
+/// Every key of a configuration for `sensorium pretrain`, likewise.
+pub fn pretrain_reference() -> String {
+    let head = "# Every key of a configuration for sensorium pretrain with its default.\n\
+                # Keys that are commented out are chosen from the data.\n";
+    let structs = [
+        ("corpus", "CorpusSection"),
+        ("data", "DataSection"),
+        ("pretrain", "PretrainSection"),
+        ("text", "TextSection"),
+        ("image", "ImageSection"),
+        ("audio", "AudioSection"),
+        ("train", "TrainConfig"),
+        ("limits", "Limits"),
+    ];
+    written(head, "PretrainConfig", &PretrainConfig::default(), &structs)
+}
+
+fn written(head: &str, root: &str, defaults: &impl Serialize, structs: &[(&str, &str)]) -> String {
+    let mut table = toml::Table::try_from(defaults).unwrap_or_default();
+    let mut out = head.to_owned();
+    for field in fields(root) {
+        if let Some(value) = table.get(&field.name).filter(|v| !v.is_table()) {
+            out.push('\n');
+            for line in &field.docs {
+                out.push_str(&format!("# {line}\n"));
+            }
+            out.push_str(&format!("{} = {value}\n", field.name));
+        }
+    }
     for (section, name) in structs {
-        let values = match table.remove(section) {
+        let values = match table.remove(*section) {
             Some(toml::Value::Table(t)) => t,
             _ => toml::Table::new(),
         };
-        write_section(&mut out, section, name, &values, &sources);
+        write_section(&mut out, section, name, &values);
     }
     out
 }
 
-fn write_section(out: &mut String, section: &str, name: &str, values: &toml::Table, sources: &[&str]) {
-    let fields = fields(name, sources);
+fn write_section(out: &mut String, section: &str, name: &str, values: &toml::Table) {
+    let fields = fields(name);
     out.push_str(&format!("\n[{section}]\n"));
     let mut nested = Vec::new();
     for field in &fields {
@@ -81,7 +106,7 @@ fn write_section(out: &mut String, section: &str, name: &str, values: &toml::Tab
         }
     }
     for (field, inner) in nested {
-        write_section(out, &format!("{section}.{}", field.name), &field.kind, inner, sources);
+        write_section(out, &format!("{section}.{}", field.name), &field.kind, inner);
     }
 }
 
@@ -93,9 +118,9 @@ struct Field {
 }
 
 /// The public fields of a struct, read from the source that declares it.
-fn fields(name: &str, sources: &[&str]) -> Vec<Field> {
+fn fields(name: &str) -> Vec<Field> {
     let head = format!("pub struct {name} {{");
-    let Some(body) = sources.iter().find_map(|s| s.split_once(&head)).and_then(|(_, rest)| rest.split_once("\n}"))
+    let Some(body) = SOURCES.iter().find_map(|s| s.split_once(&head)).and_then(|(_, rest)| rest.split_once("\n}"))
     else {
         return Vec::new();
     };
@@ -120,6 +145,16 @@ mod tests {
         let text = reference();
         let read = super::super::from_toml(&text, &[]).unwrap_or_else(|e| panic!("{e}\n{text}"));
         assert_eq!(read, FitConfig::default());
+    }
+
+    #[test]
+    fn the_reference_for_pretraining_is_a_valid_configuration_with_every_default() {
+        let text = pretrain_reference();
+        let read = PretrainConfig::from_toml(&text, &[]).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        assert_eq!(read, PretrainConfig::default());
+        for key in ["whole_word", "validation", "structure", "hidden", "epoch_batches"] {
+            assert!(text.contains(&format!("{key} =")), "{key} is not in the reference:\n{text}");
+        }
     }
 
     #[test]

@@ -1,0 +1,402 @@
+//! The configuration of a pretraining run: one TOML file, every key with a
+//! default, sections shared with [`crate::FitConfig`] where they mean the same.
+
+use crate::config::{AudioSection, DataSection, ImageSection, TextSection};
+use crate::{Error, Result};
+use sensorium_data::processor::{AudioFeatures, CropMode};
+use sensorium_data::{Unit, WordsBy};
+use sensorium_media::Limits;
+use sensorium_model::objectives::{PatchMasking, TokenMasking};
+use sensorium_train::TrainConfig;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The configuration of a pretraining run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PretrainConfig {
+    /// The running text that is learnt from.
+    pub corpus: CorpusSection,
+    /// The table whose pictures and sounds are learnt from.
+    pub data: DataSection,
+    /// What is learnt of them.
+    pub pretrain: PretrainSection,
+    /// How texts are tokenised and encoded.
+    pub text: TextSection,
+    /// How pictures are prepared and encoded.
+    pub image: ImageSection,
+    /// How sound is prepared and encoded.
+    pub audio: AudioSection,
+    /// How the model is trained.
+    pub train: TrainConfig,
+    /// What media files may cost.
+    pub limits: Limits,
+}
+
+impl Default for PretrainConfig {
+    fn default() -> Self {
+        Self {
+            corpus: CorpusSection::default(),
+            data: DataSection::default(),
+            pretrain: PretrainSection::default(),
+            text: TextSection::default(),
+            // A ViT's files can say this, but not how pictures were filled up.
+            image: ImageSection { crop: CropMode::Squash, ..ImageSection::default() },
+            // What an Audio Spectrogram Transformer hears.
+            audio: AudioSection { features: AudioFeatures::Kaldi, ..AudioSection::default() },
+            train: TrainConfig::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// `[corpus]`: the running text that is learnt from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorpusSection {
+    /// Text files (UTF-8), or folders whose `.txt` files are meant; relative to the configuration
+    /// file.
+    pub files: Vec<PathBuf>,
+    /// Text files for validation; without any, a share of `files` is held out.
+    pub validation: Vec<PathBuf>,
+    /// The share of the pieces that is held out for validation where no files are.
+    pub val: f64,
+    /// Which of the possible shares, apart from `train.seed`.
+    pub seed: u64,
+    /// What one sample is: `block`, `text.max_tokens` tokens of the running text; `line`; or
+    /// `document`, lines up to an empty one. Longer lines and documents come in parts.
+    pub unit: Unit,
+    /// What `whole_word` takes for a word: `pieces`, what the tokenizer splits no further but into
+    /// pieces, of Chinese each character; or `blanks`, what stands between blanks, for text that
+    /// was segmented so.
+    pub words: WordsBy,
+}
+
+impl Default for CorpusSection {
+    fn default() -> Self {
+        Self {
+            files: Vec::new(),
+            validation: Vec::new(),
+            val: 0.02,
+            seed: 0,
+            unit: Unit::Block,
+            words: WordsBy::Pieces,
+        }
+    }
+}
+
+/// `[pretrain]`: the objectives. The loss is the sum of theirs, each times its weight; a weight of
+/// 0 leaves an objective out.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PretrainSection {
+    /// Batches in an epoch, after each of which is validated; 0: one pass over the data.
+    pub epoch_batches: usize,
+    /// Masked language modelling: hidden tokens are guessed from both sides.
+    pub mlm: MlmSection,
+    /// Causal language modelling: each token is guessed from those before it.
+    pub clm: ClmSection,
+    /// Masked image modelling: the pixels of hidden patches are guessed.
+    pub mim: MimSection,
+    /// Masked spectrogram modelling: hidden squares of a spectrogram are guessed.
+    pub msm: MsmSection,
+}
+
+/// `[pretrain.mlm]`: masked language modelling.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MlmSection {
+    /// Its weight in the loss.
+    pub weight: f64,
+    /// The share of tokens that are chosen.
+    pub share: f64,
+    /// The share of the chosen that become the mask token.
+    pub mask: f64,
+    /// The share of the chosen that become any token of the vocabulary; the rest stay as they are.
+    pub random: f64,
+    /// Whether all tokens of a word are chosen together.
+    pub whole_word: bool,
+    /// The mean length in words of runs that are chosen together (SpanBERT: 3.8); 0: none.
+    pub span: f64,
+}
+
+impl Default for MlmSection {
+    fn default() -> Self {
+        let TokenMasking { share, mask, random, whole_word, span } = TokenMasking::default();
+        Self { weight: 0.0, share, mask, random, whole_word, span }
+    }
+}
+
+impl MlmSection {
+    /// How tokens are chosen and replaced.
+    pub fn masking(&self) -> TokenMasking {
+        let Self { share, mask, random, whole_word, span, .. } = *self;
+        TokenMasking { share, mask, random, whole_word, span }
+    }
+}
+
+/// `[pretrain.clm]`: causal language modelling.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClmSection {
+    /// Its weight in the loss.
+    pub weight: f64,
+    /// The structure of a model from scratch: `gpt2`, or `llama` (RMS norms, gated feed-forward
+    /// parts, rotary positions).
+    pub structure: CausalStructure,
+}
+
+/// `[pretrain.mim]`: masked image modelling.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MimSection {
+    /// Its weight in the loss.
+    pub weight: f64,
+    /// `mae`: the encoder sees only the patches that are not hidden, a light decoder guesses the
+    /// others; or `simmim`: the encoder sees a mask token in their place.
+    pub method: MimMethod,
+    /// The share of patches that are hidden (automatic: 0.75 for mae, 0.6 for simmim).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+    /// The side, in patches, of the squares that are hidden together.
+    pub block: usize,
+    /// Width of the decoder of `mae`.
+    pub decoder_hidden: usize,
+    /// Blocks of the decoder of `mae`.
+    pub decoder_layers: usize,
+    /// Whether `mae` compares patches with mean 0 and variance 1.
+    pub normalise: bool,
+}
+
+impl Default for MimSection {
+    fn default() -> Self {
+        Self {
+            weight: 0.0,
+            method: MimMethod::Mae,
+            share: None,
+            block: 1,
+            decoder_hidden: 128,
+            decoder_layers: 2,
+            normalise: true,
+        }
+    }
+}
+
+/// `[pretrain.msm]`: masked spectrogram modelling.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MsmSection {
+    /// Its weight in the loss.
+    pub weight: f64,
+    /// The share of squares that are hidden.
+    pub share: f64,
+    /// The side, in squares of 16 bands and 16 frames, of what is hidden together.
+    pub block: usize,
+}
+
+impl Default for MsmSection {
+    fn default() -> Self {
+        Self { weight: 0.0, share: 0.6, block: 1 }
+    }
+}
+
+impl MsmSection {
+    /// How squares are chosen.
+    pub fn masking(&self) -> PatchMasking {
+        PatchMasking { share: self.share, block: self.block }
+    }
+}
+
+/// A method of masked image modelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum MimMethod {
+    #[default]
+    Mae,
+    Simmim,
+}
+
+impl MimSection {
+    /// The share of patches that are hidden.
+    pub fn share(&self) -> f64 {
+        self.share.unwrap_or(match self.method {
+            MimMethod::Mae => 0.75,
+            MimMethod::Simmim => 0.6,
+        })
+    }
+
+    /// How patches are chosen.
+    pub fn masking(&self) -> PatchMasking {
+        PatchMasking { share: self.share(), block: self.block }
+    }
+
+    pub(super) fn decoder_heads(&self) -> usize {
+        (self.decoder_hidden / 32).max(1)
+    }
+}
+
+/// The structure of a decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum CausalStructure {
+    #[default]
+    Gpt2,
+    Llama,
+}
+
+impl PretrainConfig {
+    /// Reads a configuration file and applies overrides such as
+    /// `train.lr=2e-5`. Relative paths are relative to the file.
+    ///
+    /// # Errors
+    /// As [`crate::config::read`].
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let mut config = Self::parse(&text, &path.display().to_string(), overrides)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let corpus = &mut config.corpus;
+        let named = corpus.files.iter_mut().chain(&mut corpus.validation);
+        for file in named.chain(&mut config.text.tokenizer).chain(&mut config.data.table) {
+            *file = folder.join(&*file);
+        }
+        for encoder in
+            [&mut config.text.encoder, &mut config.image.encoder, &mut config.audio.encoder].into_iter().flatten()
+        {
+            // What is no folder beside the file may be the name of a model on the hub.
+            let beside = folder.join(&*encoder);
+            if beside.exists() {
+                *encoder = beside;
+            }
+        }
+        Ok(config)
+    }
+
+    /// As [`PretrainConfig::read`] from a text, whose relative paths stay as
+    /// they are.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_toml(text: &str, overrides: &[String]) -> Result<Self> {
+        Self::parse(text, "configuration", overrides)
+    }
+
+    fn parse(text: &str, place: &str, overrides: &[String]) -> Result<Self> {
+        crate::config::parse(text, place, overrides, |table| {
+            // Within a section that is there, keys left out take the section's
+            // own defaults; these are others here.
+            for (section, key, value) in [("image", "crop", "squash"), ("audio", "features", "kaldi")] {
+                if let Some(toml::Value::Table(section)) = table.get_mut(section) {
+                    section.entry(key).or_insert_with(|| value.into());
+                }
+            }
+        })
+    }
+
+    /// Whether something is learnt of text.
+    pub(crate) fn learns_text(&self) -> bool {
+        self.pretrain.mlm.weight > 0.0 || self.pretrain.clm.weight > 0.0
+    }
+
+    /// Whether something is learnt of pictures.
+    pub(crate) fn learns_images(&self) -> bool {
+        self.pretrain.mim.weight > 0.0
+    }
+
+    /// Whether something is learnt of sounds.
+    pub(crate) fn learns_sounds(&self) -> bool {
+        self.pretrain.msm.weight > 0.0
+    }
+
+    /// Whether the settings make sense together.
+    ///
+    /// # Errors
+    /// With the key that does not.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let wrong = |place: &str, problem: String| Err(Error::Config { place: place.into(), problem });
+        let p = &self.pretrain;
+        for (name, weight) in
+            [("mlm", p.mlm.weight), ("clm", p.clm.weight), ("mim", p.mim.weight), ("msm", p.msm.weight)]
+        {
+            if !(weight.is_finite() && weight >= 0.0) {
+                return wrong(&format!("pretrain.{name}.weight"), format!("{weight} is not a number from 0 on"));
+            }
+        }
+        if !self.learns_text() && !self.learns_images() && !self.learns_sounds() {
+            let problem = "nothing is to be learnt; set pretrain.mlm.weight, pretrain.clm.weight, pretrain.mim.weight or pretrain.msm.weight to 1";
+            return wrong("pretrain", problem.into());
+        }
+        if p.mlm.weight > 0.0 && p.clm.weight > 0.0 {
+            let problem = "mlm and clm need different models, one that sees both sides and one that does not; set the \
+                           weight of one to 0";
+            return wrong("pretrain", problem.into());
+        }
+        let masking = [
+            ("mlm", p.mlm.weight > 0.0, p.mlm.masking().validate()),
+            ("mim", p.mim.weight > 0.0, p.mim.masking().validate()),
+            ("msm", p.msm.weight > 0.0, p.msm.masking().validate()),
+        ];
+        for (name, _, checked) in masking.into_iter().filter(|(_, used, _)| *used) {
+            if let Err(e) = checked {
+                return wrong(&format!("pretrain.{name}"), e.to_string());
+            }
+        }
+        if self.learns_text() && self.corpus.files.is_empty() {
+            return wrong("corpus.files", "missing; expected text files, or folders of them".into());
+        }
+        if (self.learns_images() || self.learns_sounds()) && self.data.table.is_none() {
+            return wrong("data.table", "missing; expected a table with a column of pictures or sounds".into());
+        }
+        if !(0.0..1.0).contains(&self.corpus.val) {
+            return wrong("corpus.val", format!("{} is not a share from 0 up to, but not, 1", self.corpus.val));
+        }
+        if self.text.max_tokens < 4 {
+            return wrong(
+                "text.max_tokens",
+                format!("{} is too short to learn from; expected at least 4", self.text.max_tokens),
+            );
+        }
+        self.train.validate()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_name_the_near_one() {
+        let error = |text: &str| PretrainConfig::from_toml(text, &[]).expect_err("unknown").to_string();
+        assert!(error("[pretrain.mlm]\nwieght = 1\n").contains("did you mean \"weight\"?"));
+        assert!(error("[corpsu]\n").contains("did you mean \"corpus\"?"));
+        assert!(error("[label]\ncolumn = \"x\"\n").contains("label"), "a label is nothing to learn from here");
+    }
+
+    #[test]
+    fn what_cannot_be_learnt_is_said() {
+        let error = |text: &str| {
+            let config = PretrainConfig::from_toml(text, &[]).expect("valid");
+            config.validate().expect_err("refused").to_string()
+        };
+        let files = "[corpus]\nfiles = [\"a.txt\"]\n";
+        assert!(error(files).contains("pretrain.mlm.weight"));
+        assert!(error("[pretrain.mlm]\nweight = 1\n").starts_with("corpus.files"));
+        assert!(error(&format!("{files}[pretrain.mlm]\nweight = 1\n[pretrain.clm]\nweight = 1\n")).contains("clm"));
+        assert!(error(&format!("{files}[pretrain.mlm]\nweight = 1\nshare = 2\n")).contains("pretrain.mlm"));
+        assert!(error(&format!("{files}[pretrain.mlm]\nweight = -1\n")).contains("weight"));
+    }
+
+    #[test]
+    fn the_examples_of_the_book_are_valid() {
+        let page = include_str!("../../../../docs/pretraining.md");
+        let examples: Vec<&str> =
+            page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+        assert!(examples.len() >= 4, "{} examples", examples.len());
+        for example in examples {
+            let config = PretrainConfig::from_toml(example, &[]).unwrap_or_else(|e| panic!("{e}\n{example}"));
+            config.validate().unwrap_or_else(|e| panic!("{e}\n{example}"));
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Pretrain: learning from text, pictures and sounds without labels, from
+//! scratch or going on from a checkpoint.
+//!
+//! A run leaves a folder that explains itself, in it one folder for each
+//! tower, `text`, `image` and `audio`, in the layout of a known family: `fit`
+//! with `text.encoder` and its likes, `extract`, `index` and `model info` open
+//! it like any checkpoint, and so do other libraries.
+
+mod config;
+mod network;
+mod pictures;
+mod report;
+mod save;
+mod sounds;
+mod source;
+mod structure;
+mod validation;
+
+pub use config::{
+    CausalStructure, ClmSection, CorpusSection, MimMethod, MimSection, MlmSection, MsmSection, PretrainConfig,
+    PretrainSection,
+};
+pub use save::{AUDIO_FOLDER, IMAGE_FOLDER, TEXT_FOLDER};
+
+use crate::fit::{FitOptions, Follower};
+use crate::saved::{FIT_FILE, write};
+use crate::{Error, Result};
+use network::Network;
+use pictures::{ImageStructure, Media};
+use sensorium_data::{ColumnType, Corpus, CorpusOptions, corpus};
+use sensorium_engine::Tape;
+use sensorium_train::{
+    Event, Inventory, Observer, RunOptions, Source, StepContext, Stopped, Summary, TrainConfig, Trainable, Trainer,
+};
+use sounds::AudioStructure;
+use source::{Batch, BatchSize, CorpusSource, PictureSource, SoundSource, Sources, held_out};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+use structure::TextStructure;
+use validation::Validation;
+
+/// Where the token numbers of a corpus lie, within the folder of a run.
+const CORPUS_FOLDER: &str = "corpus";
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Pretraining {
+    /// How training went.
+    pub summary: Summary,
+    /// The validation metrics of the weights that were kept; none where
+    /// nothing was held out, or after an interruption.
+    pub metrics: BTreeMap<String, f64>,
+    /// The report page; None after an interruption.
+    pub report: Option<PathBuf>,
+}
+
+/// What is trained, by modality.
+#[derive(Default)]
+struct Structures {
+    text: Option<TextStructure>,
+    image: Option<ImageStructure>,
+    audio: Option<AudioStructure>,
+}
+
+impl Structures {
+    fn families(&self) -> Vec<&'static str> {
+        let text = self.text.iter().map(|t| t.family);
+        text.chain(self.image.iter().map(|i| i.family)).chain(self.audio.iter().map(|a| a.family)).collect()
+    }
+}
+
+/// A run as it is put together, modality by modality.
+struct Assembly {
+    network: Network,
+    sources: Vec<Box<dyn Source<Batch>>>,
+    validation: Validation,
+    structures: Structures,
+    /// What determines the run beside its configuration.
+    identity: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Pretrains a model under a configuration. Of the options, `out` is where it
+/// is written.
+///
+/// # Errors
+/// When the corpus, the table, the configuration or training fails.
+pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dyn Follower) -> Result<Pretraining> {
+    let mut config = config.clone();
+    config.validate()?;
+    refuse_to_overwrite(options)?;
+    let out = &options.out;
+    std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
+    let mut assembly = Assembly {
+        network: Network::new(config.train.gradient_checkpointing),
+        sources: Vec::new(),
+        validation: Validation::new(config.corpus.seed),
+        structures: Structures::default(),
+        identity: serde_json::Map::new(),
+    };
+    if config.learns_text() {
+        assembly.add_text(&mut config, options, follower)?;
+    }
+    if config.learns_images() {
+        assembly.add_images(&mut config, options, follower)?;
+    }
+    if config.learns_sounds() {
+        assembly.add_sounds(&mut config, options, follower)?;
+    }
+    let Assembly { mut network, sources, mut validation, structures, mut identity } = assembly;
+    let source = Sources::new(sources, config.pretrain.epoch_batches);
+    sensorium_train::assign(&config.train, &mut network.params)?;
+    write_config(&config, out)?;
+    follower.note(&describe(&config, &network, &source)?);
+    identity.insert("config".into(), comparable(&config)?);
+
+    let run = RunOptions {
+        dir: out.clone(),
+        resume: options.resume,
+        time_limit: options.time_limit,
+        stop: options.stop.clone(),
+        identity: identity.into(),
+    };
+    let trainer = Trainer::new(config.train.clone(), run)?;
+    let summary = trainer.run(&mut network, &source, &mut validation, &mut Watch(follower))?;
+    if summary.stopped == Stopped::Interrupted {
+        return Ok(Pretraining { summary, metrics: BTreeMap::new(), report: None });
+    }
+    if let Some(text) = &structures.text {
+        save::save_text(out, text, &network)?;
+    }
+    if let Some(image) = &structures.image {
+        save::save_image(out, image, &network)?;
+    }
+    if let Some(audio) = &structures.audio {
+        save::save_audio(out, audio, &network)?;
+    }
+    let metrics = if validation.is_empty() { BTreeMap::new() } else { validation.measure(&network)? };
+    let report = report::write(out, &metrics, &summary, (&structures, &network.params), &config)?;
+    Ok(Pretraining { summary, metrics, report: Some(report) })
+}
+
+impl Assembly {
+    fn add_text(
+        &mut self,
+        config: &mut PretrainConfig,
+        options: &FitOptions,
+        follower: &mut dyn Follower,
+    ) -> Result<()> {
+        let out = &options.out;
+        let files = files(&config.corpus.files)?;
+        let kept = out.join(TEXT_FOLDER).join("tokenizer.json");
+        let kept = (options.resume && kept.is_file()).then_some(kept);
+        let structure = TextStructure::new(config, &files, kept.as_deref())?;
+        save::save_text_structure(out, &structure)?;
+        let how =
+            CorpusOptions { unit: config.corpus.unit, max_tokens: structure.max_tokens, words: config.corpus.words };
+        let open = |files: &[PathBuf], name: &str| {
+            Corpus::open(files, &structure.tokenizer, &how, &out.join(CORPUS_FOLDER), name).map(Arc::new)
+        };
+        let training = open(&files, "train")?;
+        follower.note(&describe_corpus("corpus", &training));
+        let (train, (val_corpus, val)) = match &config.corpus.validation[..] {
+            [] => {
+                let (train, val) = held_out(training.len(), config.corpus.val, config.corpus.seed);
+                (train, (Arc::clone(&training), val))
+            }
+            given => {
+                let validation = open(&self::files(given)?, "validation")?;
+                follower.note(&describe_corpus("validation", &validation));
+                let pieces = (0..validation.len() as u32).collect();
+                ((0..training.len() as u32).collect(), (validation, pieces))
+            }
+        };
+        if train.is_empty() {
+            return Err(Error::Request("the corpus has no piece that is long enough to learn from".into()));
+        }
+        let size = BatchSize {
+            pieces: if config.train.token_budget > 0 { usize::MAX } else { config.train.batch_size.max(1) },
+            tokens: config.train.token_budget,
+        };
+        let fingerprints = [training.fingerprint(), val_corpus.fingerprint()];
+        self.identity.insert("corpora".into(), serde_json::json!(fingerprints));
+        self.identity.insert("text".into(), structure.config.clone());
+        self.validation.add_text(val_corpus, val, size);
+        self.sources.push(Box::new(CorpusSource::new(training, train, size, config.train.seed)));
+        let p = &config.pretrain;
+        let weight = if p.mlm.weight > 0.0 { p.mlm.weight } else { p.clm.weight };
+        if self.network.add_text(&structure, p.mlm.masking(), weight, config.train.seed)? {
+            follower.note("the checkpoint has no head for masked language modelling: a new one begins");
+        }
+        self.structures.text = Some(structure);
+        Ok(())
+    }
+
+    fn add_images(
+        &mut self,
+        config: &mut PretrainConfig,
+        options: &FitOptions,
+        follower: &mut dyn Follower,
+    ) -> Result<()> {
+        let Some(path) = config.data.table.clone() else { return Ok(()) };
+        let dataset = pictures::open(config, &path, ColumnType::Image)?;
+        let structure = ImageStructure::new(config, dataset.splits.train.len())?;
+        save::save_image_structure(&options.out, &structure)?;
+        let pictures = Media::new(&dataset, config, structure.plan(config, &dataset)?)?;
+        follower.note(&format!("pictures: {}", pictures.describe()));
+        self.identity.insert("pictures".into(), serde_json::json!([pictures.rows, pictures.held_out]));
+        self.identity.insert("image".into(), structure.config.clone());
+        if pictures.held_out > 0 {
+            self.validation.add_pictures(pictures.validation);
+        }
+        self.sources.push(Box::new(PictureSource(pictures.training)));
+        let mim = &config.pretrain.mim;
+        if self.network.add_image(&structure, mim.masking(), mim.weight, config.train.seed)? {
+            follower.note("the checkpoint has no head for this masked image modelling: a new one begins");
+        }
+        self.structures.image = Some(structure);
+        Ok(())
+    }
+
+    fn add_sounds(
+        &mut self,
+        config: &mut PretrainConfig,
+        options: &FitOptions,
+        follower: &mut dyn Follower,
+    ) -> Result<()> {
+        let Some(path) = config.data.table.clone() else { return Ok(()) };
+        let dataset = pictures::open(config, &path, ColumnType::Audio)?;
+        let structure = AudioStructure::new(config, &dataset)?;
+        save::save_audio_structure(&options.out, &structure)?;
+        let sounds = Media::new(&dataset, config, Arc::clone(&structure.plan))?;
+        follower.note(&format!("sounds: {}", sounds.describe()));
+        self.identity.insert("sounds".into(), serde_json::json!([sounds.rows, sounds.held_out]));
+        self.identity.insert("audio".into(), structure.config.clone());
+        let shortest = structure.shortest();
+        if sounds.held_out > 0 {
+            self.validation.add_sounds(sounds.validation, shortest);
+        }
+        self.sources.push(Box::new(SoundSource(sounds.training, shortest)));
+        let msm = &config.pretrain.msm;
+        self.network.add_audio(&structure, msm.masking(), msm.weight, config.train.seed)?;
+        self.structures.audio = Some(structure);
+        Ok(())
+    }
+}
+
+/// A finished model is not overwritten unseen.
+fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
+    let written = |folder: &str| options.out.join(folder).join(save::WEIGHTS_FILE).exists();
+    let started = sensorium_train::checkpoints_dir(&options.out).exists()
+        || written(TEXT_FOLDER)
+        || written(IMAGE_FOLDER)
+        || written(AUDIO_FOLDER);
+    if started && !options.resume {
+        return Err(Error::Request(format!(
+            "{:?} already holds a run; go on with it with --resume, or choose another folder with --out",
+            options.out
+        )));
+    }
+    Ok(())
+}
+
+/// Passes events on.
+struct Watch<'a>(&'a mut dyn Follower);
+
+impl Observer for Watch<'_> {
+    fn event(&mut self, event: &Event<'_>) {
+        self.0.event(event);
+    }
+}
+
+fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in named {
+        files.extend(corpus::files_of(path)?);
+    }
+    Ok(files)
+}
+
+/// Writes the configuration with every automatic choice filled in.
+fn write_config(config: &PretrainConfig, out: &std::path::Path) -> Result<()> {
+    let mut absolute = config.clone();
+    let corpus = &mut absolute.corpus;
+    for path in corpus.files.iter_mut().chain(&mut corpus.validation).chain(&mut absolute.data.table) {
+        *path = std::path::absolute(&*path).map_err(|e| Error::io("find", &*path, e))?;
+    }
+    let text = toml::to_string(&absolute).map_err(|e| Error::model(out, e.to_string()))?;
+    let head = "# The configuration of this pretraining, every automatic choice filled in.\n";
+    write(&out.join(FIT_FILE), format!("{head}{text}").as_bytes())
+}
+
+/// The configuration as far as it determines the run, beside `[train]`.
+fn comparable(config: &PretrainConfig) -> Result<serde_json::Value> {
+    let mut config = config.clone();
+    config.train = TrainConfig::default();
+    // What the text is, is told by its fingerprint; where it lies, and how
+    // media are cached, changes nothing.
+    (config.corpus.files, config.corpus.validation) = (Vec::new(), Vec::new());
+    (config.data.table, config.data.cache, config.data.cache_gb) = (None, true, 0.0);
+    serde_json::to_value(&config).map_err(|e| Error::Request(e.to_string()))
+}
+
+fn describe_corpus(name: &str, corpus: &Corpus) -> String {
+    let characters = corpus.characters() as f64 / corpus.tokens().max(1) as f64;
+    format!(
+        "{name}: {} texts, {} tokens of {characters:.1} characters on average, {} pieces",
+        corpus.texts(),
+        corpus.tokens(),
+        corpus.len()
+    )
+}
+
+fn describe(config: &PretrainConfig, network: &Network, source: &Sources) -> Result<String> {
+    let mut text = Inventory::of(&config.train, &network.params).to_string();
+    let Some(batch) = source.epoch(0, 0).next() else { return Ok(text) };
+    let batch = batch.map_err(|e| Error::Request(e.to_string()))?;
+    let mut best = f64::INFINITY;
+    // The first pass fills the buffer pool; the second is what steps cost.
+    for _ in 0..2 {
+        let start = Instant::now();
+        let tape = Tape::new();
+        let step = network
+            .loss(&tape, &batch, &StepContext::training(0, 0, 0, 0))
+            .map_err(|e| Error::Request(e.to_string()))?;
+        tape.backward(&step.loss)?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    let steps = source.batches(0).div_ceil(config.train.grad_accumulation.max(1));
+    let total = best * (source.batches(0) as u64 * config.train.epochs) as f64;
+    text += &format!(
+        "\n{steps} steps of about {} tokens in an epoch, at most {} epochs: {} or less",
+        network.tokens(&batch) * config.train.grad_accumulation.max(1),
+        config.train.epochs,
+        crate::verbs::duration(total)
+    );
+    Ok(text)
+}

@@ -1,0 +1,371 @@
+//! The model under its objectives: what is trained.
+
+use super::pictures::ImageStructure;
+use super::sounds::AudioStructure;
+use super::source::{Batch, TextBatch};
+use super::structure::{TextModel, TextStructure, copy_into, start};
+use crate::{Error, Result};
+use sensorium_engine::{Builder, Offsets, Params, Random, Tape, Tensor, Var, ops};
+use sensorium_model::objectives::{
+    MaskedLanguageHead, PatchMasking, PixelDecoder, PixelHead, SquareHead, TokenMasking, Vocabulary, best_is,
+};
+use sensorium_model::towers::{AudioTower, ImageTower, TextTower};
+use sensorium_model::{ColumnInput, Context, Decoder, Values};
+use sensorium_train::{BoxError, StepContext, StepLoss, Trainable};
+
+/// Below which the parameters of the text model stand.
+pub(super) const TEXT: &str = "text";
+/// Below which those of its head stand.
+pub(super) const TEXT_HEAD: &str = "text_head";
+/// Below which the parameters of the image model stand.
+pub(super) const IMAGE: &str = "image";
+/// Below which those of its head or decoder stand.
+pub(super) const IMAGE_HEAD: &str = "image_head";
+/// Below which the parameters of the model of sounds stand.
+pub(super) const AUDIO: &str = "audio";
+/// Below which those of its head stand, which is of no more use afterwards.
+const AUDIO_HEAD: &str = "audio_head";
+/// Rows whose scores stand at once when the best token of each is looked for.
+const ROWS_AT_ONCE: usize = 256;
+
+/// Towers, their objectives, and all weights.
+pub(super) struct Network {
+    pub params: Params,
+    text: Option<Text>,
+    image: Option<Image>,
+    audio: Option<Audio>,
+    pub gradient_checkpointing: bool,
+}
+
+/// A model of pictures and what it learns.
+struct Image {
+    tower: ImageTower,
+    pixels: Pixels,
+    masking: PatchMasking,
+    weight: f64,
+}
+
+/// A model of sounds and what it learns.
+struct Audio {
+    tower: AudioTower,
+    head: SquareHead,
+    masking: PatchMasking,
+    weight: f64,
+}
+
+/// What guesses the pixels.
+enum Pixels {
+    /// A linear layer over the encoder.
+    Head(PixelHead),
+    /// A decoder of its own.
+    Decoder(Box<PixelDecoder>),
+}
+
+/// A model of a text and what it learns.
+enum Text {
+    /// Hidden tokens are guessed from both sides.
+    Masked { tower: TextTower, head: MaskedLanguageHead, masking: TokenMasking, vocabulary: Vocabulary, weight: f64 },
+    /// Each token is guessed from those before it.
+    Causal { decoder: Decoder, weight: f64 },
+}
+
+/// One objective's loss of a batch.
+pub(super) struct Part {
+    /// Its name, as in the configuration.
+    pub name: &'static str,
+    /// Its weight in the sum.
+    pub weight: f64,
+    /// The mean over `count`.
+    pub loss: Var,
+    /// The guesses.
+    pub count: usize,
+    /// Those that were right, where it was asked for and a guess can be right.
+    pub hits: Option<usize>,
+}
+
+impl Network {
+    /// Nothing to learn yet.
+    pub(super) fn new(gradient_checkpointing: bool) -> Self {
+        Self { params: Params::new(), text: None, image: None, audio: None, gradient_checkpointing }
+    }
+
+    /// Adds the model of a text, from scratch or with the checkpoint's weights;
+    /// says whether its head is new where the checkpoint had none.
+    ///
+    /// # Errors
+    /// When sizes do not fit, or tensors are missing.
+    pub(super) fn add_text(
+        &mut self,
+        structure: &TextStructure,
+        masking: TokenMasking,
+        weight: f64,
+        seed: u64,
+    ) -> Result<bool> {
+        let params = &mut self.params;
+        let mut new_head = false;
+        let text = match &structure.model {
+            TextModel::Masked { tower: tower_config, head: head_config, .. } => {
+                let mut b = Builder::new(params, seed);
+                let tower = TextTower::new(&mut b.scope(TEXT), tower_config)?;
+                let head = MaskedLanguageHead::new(&mut b.scope(TEXT_HEAD), head_config)?;
+                start(params, TEXT, seed, None);
+                start(params, TEXT_HEAD, seed, None);
+                if let Some(source) = &structure.source {
+                    let mut values = Params::new();
+                    source.load_into(&mut values, "text", |b| TextTower::new(b, tower_config))?;
+                    copy_into(params, TEXT, &values)?;
+                    new_head = source.part("masked_lm").is_err();
+                    if !new_head {
+                        let mut values = Params::new();
+                        source.load_into(&mut values, "masked_lm", |b| MaskedLanguageHead::new(b, head_config))?;
+                        copy_into(params, TEXT_HEAD, &values)?;
+                    }
+                }
+                let tokenizer = &structure.tokenizer;
+                let mask = tokenizer.mask_token().ok_or_else(|| Error::Config {
+                    place: "pretrain.mlm".into(),
+                    problem: "the tokenizer has no [MASK] or <mask> to hide tokens behind; use another, or let a vocabulary be learnt".into(),
+                })?;
+                let size = tower_config.vocab_size.min(tokenizer.vocab_size());
+                let vocabulary = Vocabulary { size, mask, special: tokenizer.special_tokens() };
+                Text::Masked { tower, head, masking, vocabulary, weight }
+            }
+            TextModel::Causal(config) => {
+                let decoder = Decoder::new(&mut Builder::new(params, seed).scope(TEXT), config)?;
+                start(params, TEXT, seed, Some(config.transformer.layers));
+                if let Some(source) = &structure.source {
+                    let mut values = Params::new();
+                    source.load_decoder("decoder", &mut values)?;
+                    copy_into(params, TEXT, &values)?;
+                }
+                Text::Causal { decoder, weight }
+            }
+        };
+        self.text = Some(text);
+        Ok(new_head)
+    }
+
+    /// Adds the model of pictures, likewise.
+    ///
+    /// # Errors
+    /// When sizes do not fit, or tensors are missing.
+    pub(super) fn add_image(
+        &mut self,
+        structure: &ImageStructure,
+        masking: PatchMasking,
+        weight: f64,
+        seed: u64,
+    ) -> Result<bool> {
+        let params = &mut self.params;
+        let c = &structure.tower;
+        let build = |b: &mut Builder<'_>| {
+            Ok(match &structure.decoder {
+                Some(decoder) => Pixels::Decoder(Box::new(PixelDecoder::new(b, c, decoder)?)),
+                None => Pixels::Head(PixelHead::new(b, c)?),
+            })
+        };
+        let mut b = Builder::new(params, seed);
+        let tower = ImageTower::new(&mut b.scope(IMAGE), c)?;
+        let pixels = build(&mut b.scope(IMAGE_HEAD))?;
+        start(params, IMAGE, seed, None);
+        start(params, IMAGE_HEAD, seed, None);
+        let mut new_head = false;
+        if let Some(source) = &structure.source {
+            let mut values = Params::new();
+            source.load_into(&mut values, "image", |b| ImageTower::new(b, c))?;
+            copy_into(params, IMAGE, &values)?;
+            let theirs = source.config().str_or("model_type", "")?;
+            new_head = source.part("masked_image").is_err() || structure.config["model_type"] != theirs;
+            if !new_head {
+                let mut values = Params::new();
+                source.load_into(&mut values, "masked_image", build)?;
+                copy_into(params, IMAGE_HEAD, &values)?;
+            }
+        }
+        self.image = Some(Image { tower, pixels, masking, weight });
+        Ok(new_head)
+    }
+
+    /// Adds the model of sounds, likewise; its head is always new.
+    ///
+    /// # Errors
+    /// When sizes do not fit, or tensors are missing.
+    pub(super) fn add_audio(
+        &mut self,
+        structure: &AudioStructure,
+        masking: PatchMasking,
+        weight: f64,
+        seed: u64,
+    ) -> Result<()> {
+        let params = &mut self.params;
+        let c = &structure.tower;
+        let mut b = Builder::new(params, seed);
+        let tower = AudioTower::new(&mut b.scope(AUDIO), c)?;
+        let head = SquareHead::new(&mut b.scope(AUDIO_HEAD), c)?;
+        start(params, AUDIO, seed, None);
+        start(params, AUDIO_HEAD, seed, None);
+        if let Some(source) = &structure.source {
+            let mut values = Params::new();
+            source.load_into(&mut values, "audio", |b| AudioTower::new(b, c))?;
+            copy_into(params, AUDIO, &values)?;
+        }
+        self.audio = Some(Audio { tower, head, masking, weight });
+        Ok(())
+    }
+
+    /// The losses of a batch. What is hidden follows from `masks`.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model.
+    pub(super) fn parts(&self, cx: &Context<'_>, batch: &Batch, masks: Random, judged: bool) -> Result<Vec<Part>> {
+        let mut parts = Vec::new();
+        if let (Some(text), Some(batch)) = (&self.text, &batch.text) {
+            parts.push(text.part(cx, batch, masks, judged)?);
+        }
+        if let (Some(image), Some(pictures)) = (&self.image, &batch.images) {
+            parts.push(image.part(cx, pictures, masks)?);
+        }
+        if let (Some(audio), Some(sounds)) = (&self.audio, &batch.sounds) {
+            parts.push(audio.part(cx, sounds, masks)?);
+        }
+        Ok(parts)
+    }
+
+    /// Tokens and patches of a batch.
+    pub(super) fn tokens(&self, batch: &Batch) -> usize {
+        let patches = self.image.as_ref().map_or(0, |i| i.tower.config().tokens());
+        let squares = match (&self.audio, &batch.sounds) {
+            (Some(audio), Some(sounds)) => audio.tower.grids(sounds.offsets()).iter().map(|(a, b)| a * b).sum(),
+            _ => 0,
+        };
+        batch.text.as_ref().map_or(0, |t| t.ids.len())
+            + batch.images.as_ref().map_or(0, |i| i.dims()[0] * patches)
+            + squares
+    }
+}
+
+impl Audio {
+    fn part(&self, cx: &Context<'_>, sounds: &ColumnInput, masks: Random) -> Result<Part> {
+        let hidden = self.masking.apply(&self.tower.grids(sounds.offsets()), masks.purpose("msm"));
+        let hidden = self.head.loss(cx, &self.tower, sounds, &hidden)?;
+        Ok(Part { name: "msm", weight: self.weight, loss: hidden.loss, count: hidden.patches, hits: None })
+    }
+}
+
+impl Image {
+    fn part(&self, cx: &Context<'_>, pictures: &Tensor, masks: Random) -> Result<Part> {
+        let side = self.tower.config().patches().isqrt();
+        let hidden = self.masking.apply(&vec![(side, side); pictures.dims()[0]], masks.purpose("mim"));
+        let hidden = match &self.pixels {
+            Pixels::Head(head) => head.loss(cx, &self.tower, pictures, &hidden)?,
+            Pixels::Decoder(decoder) => decoder.loss(cx, &self.tower, pictures, &hidden)?,
+        };
+        Ok(Part { name: "mim", weight: self.weight, loss: hidden.loss, count: hidden.patches, hits: None })
+    }
+}
+
+impl Text {
+    fn part(&self, cx: &Context<'_>, batch: &TextBatch, masks: Random, judged: bool) -> Result<Part> {
+        let segments = &batch.segments;
+        Ok(match self {
+            Self::Masked { tower, head, masking, vocabulary, weight } => {
+                let masked = masking.apply(&batch.ids, segments, &batch.continues, vocabulary, masks.purpose("mlm"));
+                let samples = (0..segments.segments() as u32).collect();
+                let column = ColumnInput::new(samples, segments.clone(), Values::Tokens(masked.ids))?;
+                let (tokens, _, _) = tower.forward(cx, &column)?;
+                let table = tower.word_embeddings();
+                let loss = head.loss(cx, &tokens, table, &masked.targets)?;
+                let hits = match judged {
+                    true => Some(count(head.hits(cx, &tokens, table, &masked.targets)?)),
+                    false => None,
+                };
+                let count = masked.targets.iter().flatten().count();
+                Part { name: "mlm", weight: *weight, loss, count, hits }
+            }
+            Self::Causal { decoder, weight } => {
+                let next = following(&batch.ids, segments);
+                let hidden = decoder.hidden(cx, &batch.ids, segments, None)?;
+                let loss = decoder.loss(cx, &hidden, &next)?;
+                let hits = if judged { Some(causal_hits(cx, decoder, &hidden, &next)?) } else { None };
+                Part { name: "clm", weight: *weight, loss, count: next.iter().flatten().count(), hits }
+            }
+        })
+    }
+}
+
+fn count(hits: Vec<bool>) -> usize {
+    hits.into_iter().filter(|hit| *hit).count()
+}
+
+/// The token after each, within its segment.
+fn following(ids: &[u32], segments: &Offsets) -> Vec<Option<u32>> {
+    segments.ranges().flat_map(|r| r.clone().map(move |at| (at + 1 < r.end).then(|| ids[at + 1]))).collect()
+}
+
+fn causal_hits(cx: &Context<'_>, decoder: &Decoder, hidden: &Var, next: &[Option<u32>]) -> Result<usize> {
+    let rows: Vec<u32> = (0..next.len() as u32).filter(|row| next[*row as usize].is_some()).collect();
+    let mut hits = 0;
+    for rows in rows.chunks(ROWS_AT_ONCE) {
+        let scores = decoder.logits(cx, &ops::gather_rows(cx.tape, hidden, rows)?)?;
+        let wanted: Vec<Option<u32>> = rows.iter().map(|row| next[*row as usize]).collect();
+        hits += best_is(scores.data(), &wanted).filter(|hit| *hit).count();
+    }
+    Ok(hits)
+}
+
+impl Trainable for Network {
+    type Batch = Batch;
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn params_mut(&mut self) -> &mut Params {
+        &mut self.params
+    }
+
+    fn loss(&self, tape: &Tape, batch: &Batch, step: &StepContext) -> std::result::Result<StepLoss, BoxError> {
+        let run = || -> Result<StepLoss> {
+            let cx = if step.training {
+                Context::training(tape, &self.params, step.random).checkpointing(self.gradient_checkpointing)
+            } else {
+                Context::inference(tape, &self.params)
+            };
+            let parts = self.parts(&cx, batch, step.random.purpose("masks"), false)?;
+            let mut named = Vec::with_capacity(parts.len());
+            let mut total: Option<Var> = None;
+            for part in &parts {
+                named.push((part.name.to_owned(), f64::from(part.loss.value().scalar()?)));
+                let weighted = match part.weight {
+                    1.0 => part.loss.clone(),
+                    weight => ops::scale(tape, &part.loss, weight)?,
+                };
+                total = Some(match total {
+                    Some(total) => ops::add(tape, &total, &weighted)?,
+                    None => weighted,
+                });
+            }
+            // One objective is a mean over its guesses; several, over samples.
+            let samples = batch.samples();
+            let weight = match &parts[..] {
+                [only] => only.count,
+                _ => samples,
+            };
+            // A batch of rows without a picture says nothing.
+            let (loss, weight) = total.map_or_else(|| (Var::constant(Tensor::zeros(&[1])), 0), |loss| (loss, weight));
+            Ok(StepLoss { loss, parts: named, weight: weight as f64, samples, tokens: self.tokens(batch) })
+        };
+        run().map_err(|e: Error| e.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_token_is_of_the_same_segment() {
+        let next = following(&[1, 2, 3, 4, 5], &Offsets::from_lengths([3, 0, 2]));
+        assert_eq!(next, [Some(2), Some(3), None, Some(5), None]);
+    }
+}

@@ -1,0 +1,176 @@
+//! The folders that a run leaves: each a checkpoint of a known family, for
+//! `text.encoder` or `image.encoder` of a fit and for whatever else reads that
+//! family.
+
+use super::network::{AUDIO, IMAGE, IMAGE_HEAD, Network, TEXT, TEXT_HEAD};
+use super::pictures::ImageStructure;
+use super::sounds::AudioStructure;
+use super::structure::{TextModel, TextStructure, below};
+use crate::saved::write;
+use crate::{Error, Result};
+use sensorium_data::Tokenizer;
+use sensorium_model::Pooling;
+use sensorium_model::checkpoint::write_safetensors;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The weights' file in it.
+pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
+/// The text model's folder within that of a run.
+pub const TEXT_FOLDER: &str = "text";
+/// The image model's.
+pub const IMAGE_FOLDER: &str = "image";
+/// That of the model of sounds.
+pub const AUDIO_FOLDER: &str = "audio";
+
+/// Classes that other libraries know the families' language models by.
+const CLASSES: [(&str, &str, &str); 12] = [
+    ("bert", "BertForMaskedLM", "masked"),
+    ("roberta", "RobertaForMaskedLM", "masked"),
+    ("xlm-roberta", "XLMRobertaForMaskedLM", "masked"),
+    ("camembert", "CamembertForMaskedLM", "masked"),
+    ("distilbert", "DistilBertForMaskedLM", "masked"),
+    ("mpnet", "MPNetForMaskedLM", "masked"),
+    ("albert", "AlbertForMaskedLM", "masked"),
+    ("electra", "ElectraForMaskedLM", "masked"),
+    ("gpt2", "GPT2LMHeadModel", "causal"),
+    ("llama", "LlamaForCausalLM", "causal"),
+    ("mistral", "MistralForCausalLM", "causal"),
+    ("qwen2", "Qwen2ForCausalLM", "causal"),
+];
+
+/// Writes what is known before training: configuration and tokenizer.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(super) fn save_text_structure(out: &Path, structure: &TextStructure) -> Result<()> {
+    let folder = out.join(TEXT_FOLDER);
+    std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+    let mut config = structure.config.clone();
+    let model_type = config["model_type"].as_str().unwrap_or_default();
+    let way = match structure.model {
+        TextModel::Masked { .. } => "masked",
+        TextModel::Causal(_) => "causal",
+    };
+    let class = CLASSES.iter().find(|(family, _, kind)| *family == model_type && *kind == way);
+    if let Some((_, class, _)) = class {
+        config["architectures"] = json!([class]);
+    }
+    let json = |value: &Value| serde_json::to_vec_pretty(value).map_err(|e| Error::model(&folder, e.to_string()));
+    write(&folder.join("config.json"), &json(&config)?)?;
+    structure.tokenizer.save(&folder.join("tokenizer.json"))?;
+    write(
+        &folder.join("tokenizer_config.json"),
+        &json(&tokenizer_config(&structure.tokenizer, structure.max_tokens))?,
+    )?;
+    if let Some(pooling) = structure.pooling() {
+        write_pooling(&folder, pooling, structure)?;
+    }
+    Ok(())
+}
+
+/// As [`save_text_structure`]: configuration and processor.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(super) fn save_image_structure(out: &Path, structure: &ImageStructure) -> Result<()> {
+    save_described(&out.join(IMAGE_FOLDER), &structure.config, &structure.preprocessor())
+}
+
+/// As [`save_text_structure`]: configuration and processor.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(super) fn save_audio_structure(out: &Path, structure: &AudioStructure) -> Result<()> {
+    save_described(&out.join(AUDIO_FOLDER), &structure.config, &structure.preprocessor())
+}
+
+fn save_described(folder: &Path, config: &Value, preprocessor: &Value) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    let json = |value: &Value| serde_json::to_vec_pretty(value).map_err(|e| Error::model(folder, e.to_string()));
+    write(&folder.join("config.json"), &json(config)?)?;
+    write(&folder.join("preprocessor_config.json"), &json(preprocessor)?)
+}
+
+/// What the tokenizer's special tokens are for.
+fn tokenizer_config(tokenizer: &Tokenizer, max_tokens: usize) -> Value {
+    let mut config = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_tokens });
+    let roles: [(&str, &[&str]); 7] = [
+        ("unk_token", &["[UNK]", "<unk>"]),
+        ("pad_token", &["[PAD]", "<pad>"]),
+        ("cls_token", &["[CLS]", "<s>"]),
+        ("sep_token", &["[SEP]", "</s>"]),
+        ("mask_token", &["[MASK]", "<mask>"]),
+        ("bos_token", &["<s>", "<|endoftext|>", "[CLS]"]),
+        ("eos_token", &["</s>", "<|endoftext|>", "[SEP]"]),
+    ];
+    for (role, names) in roles {
+        if let Some(name) = names.iter().find(|name| tokenizer.token_id(name).is_some()) {
+            config[role] = json!(name);
+        }
+    }
+    config
+}
+
+/// Says how tokens become one vector, in the files of sentence-transformers:
+/// `extract`, `index` and a fit read them too.
+fn write_pooling(folder: &Path, pooling: Pooling, structure: &TextStructure) -> Result<()> {
+    let mode = match pooling {
+        Pooling::Mean => "mean",
+        Pooling::First | Pooling::FirstTwo => "cls",
+        Pooling::Max => "max",
+        Pooling::Last => "lasttoken",
+    };
+    let TextModel::Masked { tower, .. } = &structure.model else { return Ok(()) };
+    let modules = json!([
+        { "idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer" },
+        { "idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling" },
+    ]);
+    let settings = json!({
+        "word_embedding_dimension": tower.transformer.block.hidden,
+        "pooling_mode_cls_token": mode == "cls",
+        "pooling_mode_mean_tokens": mode == "mean",
+        "pooling_mode_max_tokens": mode == "max",
+        "pooling_mode_lasttoken": mode == "lasttoken",
+    });
+    let within = folder.join("1_Pooling");
+    std::fs::create_dir_all(&within).map_err(|e| Error::io("create", &within, e))?;
+    write(&folder.join("modules.json"), modules.to_string().as_bytes())?;
+    let length = json!({ "max_seq_length": structure.max_tokens, "do_lower_case": false });
+    write(&folder.join("sentence_bert_config.json"), length.to_string().as_bytes())?;
+    write(&within.join("config.json"), settings.to_string().as_bytes())
+}
+
+/// Writes the weights under the family's names.
+///
+/// # Errors
+/// When a name is not known or the file cannot be written.
+pub(super) fn save_text(out: &Path, structure: &TextStructure, network: &Network) -> Result<()> {
+    let mut tensors = structure.keys.export(below(&network.params, TEXT))?;
+    if let TextModel::Masked { head_keys, .. } = &structure.model {
+        tensors.extend(head_keys.export(below(&network.params, TEXT_HEAD))?);
+    }
+    let path = out.join(TEXT_FOLDER).join(WEIGHTS_FILE);
+    Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
+}
+
+/// As [`save_text`], of pictures.
+///
+/// # Errors
+/// When a name is not known or the file cannot be written.
+pub(super) fn save_image(out: &Path, structure: &ImageStructure, network: &Network) -> Result<()> {
+    let mut tensors = structure.keys.export(below(&network.params, IMAGE))?;
+    tensors.extend(structure.head_keys.export(below(&network.params, IMAGE_HEAD))?);
+    let path = out.join(IMAGE_FOLDER).join(WEIGHTS_FILE);
+    Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
+}
+
+/// As [`save_text`], of sounds.
+///
+/// # Errors
+/// When a name is not known or the file cannot be written.
+pub(super) fn save_audio(out: &Path, structure: &AudioStructure, network: &Network) -> Result<()> {
+    let tensors = structure.keys.export(below(&network.params, AUDIO))?;
+    let path = out.join(AUDIO_FOLDER).join(WEIGHTS_FILE);
+    Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
+}
