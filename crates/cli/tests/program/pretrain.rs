@@ -80,7 +80,11 @@ fn a_masked_language_model_learns_and_a_fit_starts_from_it() {
         .args(fit)
         .assert()
         .success();
-    scene.program().args(["extract", "masked/text", "table.csv", "--out", "features.parquet"]).assert().success();
+    scene
+        .program()
+        .args(["extract", "masked/text", "table.csv", "--type", "caption=text", "--out", "features.parquet"])
+        .assert()
+        .success();
     // Going on from what was learnt begins where it ended.
     let on = metrics(&mut scene.program().args(["pretrain", "text.txt", "--out", "on"]).args([
         "--set",
