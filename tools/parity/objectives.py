@@ -62,7 +62,7 @@ write("vit_simmim_loss", written, tensors, [result])
 for norm in (True, False):
     config = ViTMAEConfig(
         **small, image_size=12, patch_size=4, decoder_hidden_size=8, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
-        decoder_intermediate_size=32, mask_ratio=5 / 9 + 1e-3, norm_pix_loss=norm,
+        decoder_intermediate_size=32, mask_ratio=5 / 9 - 1e-3, norm_pix_loss=norm,
     )
     written, tensors, result = run(ViTMAEForPreTraining, config, "image", images, mae, "masked_image")
     write(f"vit_mae_{'normalised' if norm else 'plain'}_loss", written, tensors, [result])

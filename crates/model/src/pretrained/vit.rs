@@ -163,30 +163,32 @@ fn vit_mae(c: &Config) -> Result<Vec<Part>> {
     let mut image = tower(c)?;
     image.pooler = None;
     let pixels = pixel_head(&image, c.usize_or("decoder_hidden_size", 512)?);
-    let layer = |ours: &str| format!("layer.*.{ours}");
-    let theirs = |name: &str| format!("decoder.decoder_layers.*.{name}");
+    let mut decoder = KeyMap::new()
+        .map("output.*", "decoder.decoder_pred.*")
+        .map("embed.*", "decoder.decoder_embed.*")
+        .map("mask_token", "decoder.mask_token")
+        .map("positions", "decoder.decoder_pos_embed")
+        .map("norm.*", "decoder.decoder_norm.*")
+        .form("decoder.mask_token", Form::Rank(3))
+        .form("decoder.decoder_pos_embed", Form::Rank(3));
+    // As published, and as version 5 of the reference library writes it.
+    for layer in ["decoder.decoder_layers.*", "decoder.decoder_encoder.layer.*"] {
+        for (ours, theirs) in [
+            ("attention.output.*", "attention.output.dense.*"),
+            ("attention.*.*", "attention.attention.*.*"),
+            ("attention_norm.*", "layernorm_before.*"),
+            ("mlp.up.*", "intermediate.dense.*"),
+            ("mlp.down.*", "output.dense.*"),
+            ("mlp_norm.*", "layernorm_after.*"),
+        ] {
+            decoder = decoder.map(&format!("layer.*.{ours}"), &format!("{layer}.{theirs}"));
+        }
+    }
     Ok(vec![
         Part::tower("image", TowerConfig::Image(image), keys(1).under(&["", "vit."])),
         // Of the decoder a head here is the last layer; the rest of it is for
         // going on with pretraining.
-        Part::head(
-            "masked_image",
-            pixels,
-            KeyMap::new()
-                .map("output.*", "decoder.decoder_pred.*")
-                .map("embed.*", "decoder.decoder_embed.*")
-                .map("mask_token", "decoder.mask_token")
-                .map("positions", "decoder.decoder_pos_embed")
-                .map("norm.*", "decoder.decoder_norm.*")
-                .map(&layer("attention.output.*"), &theirs("attention.output.dense.*"))
-                .map(&layer("attention.*.*"), &theirs("attention.attention.*.*"))
-                .map(&layer("attention_norm.*"), &theirs("layernorm_before.*"))
-                .map(&layer("mlp.up.*"), &theirs("intermediate.dense.*"))
-                .map(&layer("mlp.down.*"), &theirs("output.dense.*"))
-                .map(&layer("mlp_norm.*"), &theirs("layernorm_after.*"))
-                .form("decoder.mask_token", Form::Rank(3))
-                .form("decoder.decoder_pos_embed", Form::Rank(3)),
-        ),
+        Part::head("masked_image", pixels, decoder),
     ])
 }
 
