@@ -86,7 +86,7 @@ fn a_masked_language_model_learns_and_a_fit_starts_from_it() {
         .assert()
         .success();
     // Going on from what was learnt begins where it ended.
-    let on = metrics(&mut scene.program().args(["pretrain", "text.txt", "--out", "on"]).args([
+    let on = metrics(scene.program().args(["pretrain", "text.txt", "--out", "on"]).args([
         "--set",
         "text.encoder=masked/text",
         "--set",

@@ -51,8 +51,8 @@ pub(super) struct Texts {
 }
 
 impl Texts {
-    pub(super) fn of(files: &[PathBuf], documents: bool) -> Self {
-        Self { files: files.to_vec().into_iter(), documents, open: None, rest: Vec::new(), failed: false }
+    pub(super) fn of(files: Vec<PathBuf>, documents: bool) -> Self {
+        Self { files: files.into_iter(), documents, open: None, rest: Vec::new(), failed: false }
     }
 
     /// The next line with its end; empty at the end of a file.
@@ -138,7 +138,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let file = folder.path().join("a.txt");
         std::fs::write(&file, content).expect("written");
-        Texts::of(&[file], documents).collect::<Result<_>>().expect("texts")
+        Texts::of(vec![file], documents).collect::<Result<_>>().expect("texts")
     }
 
     #[test]

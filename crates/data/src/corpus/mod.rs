@@ -200,7 +200,7 @@ fn tokenise(
     fingerprint: &str,
 ) -> Result<Store> {
     let mut writer = StoreWriter::create(folder, name)?;
-    let mut texts = Texts::of(files, options.unit == Unit::Document);
+    let mut texts = Texts::of(files.to_vec(), options.unit == Unit::Document);
     // Where the tokenizer marks no ends, the token for the end of a text does.
     let end = if tokenizer.adds_special_tokens() { None } else { tokenizer.end_of_text() };
     loop {
@@ -224,7 +224,7 @@ fn tokenise(
 
 /// The texts of files one after another, to learn a vocabulary from.
 pub fn texts(files: &[PathBuf]) -> impl Iterator<Item = Result<String>> {
-    Texts::of(files, false)
+    Texts::of(files.to_vec(), false)
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ fn check(name: &str, part: &str) {
     match &of.config {
         PartConfig::Tower(config) => model.load_into(&mut params, part, |b| Tower::new(b, config)).map(|_| ()),
         PartConfig::Decoder(config) => model.load_into(&mut params, part, |b| Decoder::new(b, config)).map(|_| ()),
-        PartConfig::Head(_) | PartConfig::ImageText(_) => panic!("{name}: {part} is neither"),
+        PartConfig::Head(_) | PartConfig::ImageText(_) | PartConfig::AudioText(_) => {
+            panic!("{name}: {part} is neither")
+        }
     }
     .unwrap_or_else(|e| panic!("{name}: {e}"));
     let ours = params.iter().map(|(_, p)| (p.name.as_str(), &p.value));

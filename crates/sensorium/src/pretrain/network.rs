@@ -62,6 +62,7 @@ enum Pixels {
 }
 
 /// A model of a text and what it learns.
+#[expect(clippy::large_enum_variant, reason = "a run has one, never many")]
 enum Text {
     /// Hidden tokens are guessed from both sides.
     Masked { tower: TextTower, head: MaskedLanguageHead, masking: TokenMasking, vocabulary: Vocabulary, weight: f64 },

@@ -102,7 +102,7 @@ impl AudioStructure {
     pub(super) fn shortest(&self) -> usize {
         match &self.tower.stem {
             AudioStem::Patches(squares) => squares.size,
-            AudioStem::Frames | AudioStem::Waveform(_) => 1,
+            AudioStem::Frames | AudioStem::Waveform(_) | AudioStem::Grid(_) => 1,
         }
     }
 
