@@ -8,7 +8,6 @@ use sensorium_data::{LoaderStatistics, Split, Table, TableOptions};
 use sensorium_engine::{Activation, Tape, Tensor, Var, ops};
 use sensorium_eval::{Align, Retrieval, RetrievalMetrics, wilson};
 use sensorium_model::Context;
-use sensorium_train::{StepContext, Trainable};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::Path;
@@ -211,10 +210,9 @@ impl Galleries {
             }
             embedded.push(vectors);
         }
-        let step = StepContext { training: false, ..StepContext::training(0, 0, 0, 0) };
-        let loss = learner.loss(&tape, batch, &step).map_err(|e| Error::Request(e.to_string()))?;
-        self.losses += f64::from(loss.loss.value().scalar()?) * loss.weight;
-        self.weight += loss.weight;
+        let (loss, weight) = learner.loss_of(&cx, &embedded, &batch.batch.inputs, &batch.cells)?;
+        self.losses += f64::from(loss.loss.value().scalar()?) * weight;
+        self.weight += weight;
         self.rows += batch.batch.rows.len();
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::batch::{PairBatch, segment_contents};
 use crate::Result;
 use crate::feature_cache::FeatureCache;
 use sensorium_engine::{Params, Tape};
-use sensorium_model::{ColumnInput, Context, Embedded, Frozen, JointModel};
+use sensorium_model::{ColumnInput, Context, Embedded, Frozen, Inputs, JointLoss, JointModel};
 use sensorium_train::{BoxError, StepContext, StepLoss, Trainable};
 use std::sync::Arc;
 
@@ -37,6 +37,35 @@ impl RetrievalLearner {
         }
     }
 
+    /// The loss of a batch whose columns are embedded, and the samples that its
+    /// mean is over; `cells` are those of [`PairBatch`].
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub(super) fn loss_of(
+        &self,
+        cx: &Context<'_>,
+        embedded: &[Embedded],
+        inputs: &Inputs,
+        cells: &[Vec<u64>],
+    ) -> Result<(JointLoss, f64)> {
+        let columns = inputs.columns.iter().zip(cells);
+        let contents: Vec<Vec<u64>> = columns
+            .map(|(input, cells)| {
+                // Of samples without the column nothing is compared.
+                let mut of_samples = vec![0; inputs.samples];
+                let segments = input.sample_of().iter().zip(segment_contents(input, cells));
+                for (sample, content) in segments.rev() {
+                    of_samples[*sample as usize] = content;
+                }
+                of_samples
+            })
+            .collect();
+        let out = self.model.loss(cx, embedded, &contents)?;
+        let weight = out.parts.iter().map(|(_, _, pairs)| *pairs).max().unwrap_or(0) as f64;
+        Ok((out, weight))
+    }
+
     fn pairs_loss(&self, tape: &Tape, batch: &PairBatch, step: &StepContext) -> Result<StepLoss> {
         let inputs = &batch.batch.inputs;
         let (cx, inputs) = if step.training {
@@ -46,21 +75,9 @@ impl RetrievalLearner {
         } else {
             (Context::inference(tape, &self.params), inputs.clone())
         };
-        let columns = || inputs.columns.iter().enumerate();
-        let embedded = columns().map(|(c, input)| self.embed(&cx, c, input)).collect::<Result<Vec<_>>>()?;
-        let contents: Vec<Vec<u64>> = columns()
-            .map(|(c, input)| {
-                // Of samples without the column nothing is compared.
-                let mut of_samples = vec![0; inputs.samples];
-                let segments = input.sample_of().iter().zip(segment_contents(input, &batch.cells[c]));
-                for (sample, content) in segments.rev() {
-                    of_samples[*sample as usize] = content;
-                }
-                of_samples
-            })
-            .collect();
-        let out = self.model.loss(&cx, &embedded, &contents)?;
-        let weight = out.parts.iter().map(|(_, _, pairs)| *pairs).max().unwrap_or(0) as f64;
+        let columns = inputs.columns.iter().enumerate();
+        let embedded = columns.map(|(c, input)| self.embed(&cx, c, input)).collect::<Result<Vec<_>>>()?;
+        let (out, weight) = self.loss_of(&cx, &embedded, &inputs, &batch.cells)?;
         let mut parts: Vec<(String, f64)> = match out.parts.len() {
             0 | 1 => Vec::new(),
             _ => out.parts.into_iter().map(|(name, loss, _)| (name, loss)).collect(),
