@@ -72,7 +72,8 @@ pub struct JointLoss {
 pub struct JointModel {
     config: JointConfig,
     towers: Towers,
-    projections: Vec<Linear>,
+    /// One for each column that is compared.
+    projections: Vec<Option<Linear>>,
     logit_scale: ParamId,
     logit_bias: Option<ParamId>,
 }
@@ -99,7 +100,7 @@ impl JointModel {
     /// When the configuration makes no sense.
     pub fn new(config: &JointConfig, seed: u64) -> Result<(Self, Params)> {
         let mut params = Params::new();
-        let model = Self::build(config, Builder::new(&mut params, seed))?;
+        let model = Self::within(&mut Builder::new(&mut params, seed), config)?;
         Ok((model, params))
     }
 
@@ -110,11 +111,16 @@ impl JointModel {
     /// When the configuration makes no sense or the weights are not its own.
     pub fn load(config: &JointConfig, weights: &dyn Weights) -> Result<(Self, Params)> {
         let mut params = Params::new();
-        let model = Self::build(config, Builder::loading(&mut params, weights))?;
+        let model = Self::within(&mut Builder::loading(&mut params, weights), config)?;
         Ok((model, params))
     }
 
-    fn build(config: &JointConfig, mut b: Builder<'_>) -> Result<Self> {
+    /// As [`JointModel::new`] among the parameters of something larger. A
+    /// column that is in no pair has a tower, but no projection.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn within(b: &mut Builder<'_>, config: &JointConfig) -> Result<Self> {
         let wrong = |problem: String| Err(ModelError::config("joint model", problem));
         let columns = config.columns.len();
         if config.pairs.is_empty() {
@@ -126,19 +132,23 @@ impl JointModel {
         if config.dim == 0 || !(config.margin.is_finite() && config.margin > 0.0) {
             return wrong(format!("dim {} and margin {} must be above 0", config.dim, config.margin));
         }
-        let towers = Towers::new(&mut b, &config.columns)?;
+        let towers = Towers::new(b, &config.columns)?;
         let mut projections = Vec::new();
         for (i, column) in config.columns.iter().enumerate() {
             let width = column.tower.dim();
-            if config.projection {
+            if !config.pairs.iter().flatten().any(|c| *c == i) {
+                projections.push(None);
+            } else if config.projection {
                 let name = towers.tower_scope(i).trim_start_matches("towers.");
                 let mut b = b.scope(format!("projections.{name}"));
-                projections.push(Linear::new(&mut b, width, config.dim, false)?);
+                projections.push(Some(Linear::new(&mut b, width, config.dim, false)?));
             } else if width != config.dim {
                 return wrong(format!(
                     "the tower of {} makes {width} numbers, the space has {}, and nothing projects",
                     column.name, config.dim
                 ));
+            } else {
+                projections.push(None);
             }
         }
         // CLIP begins at a temperature of 0.07, SigLIP at 0.1 and a bias of -10.
@@ -152,6 +162,16 @@ impl JointModel {
     /// The configuration it was built from.
     pub fn config(&self) -> &JointConfig {
         &self.config
+    }
+
+    /// Whether a column is in some pair.
+    pub fn compares(&self, column: usize) -> bool {
+        self.config.pairs.iter().flatten().any(|c| *c == column)
+    }
+
+    /// The vectors of a column that no sample has, or that is in no pair.
+    pub fn nothing(&self) -> Embedded {
+        Embedded { vectors: Var::constant(Tensor::zeros(&[0, self.config.dim])), sample_of: Vec::new() }
     }
 
     /// The learned scale of the cosines and, for `sigmoid`, the bias.
@@ -192,7 +212,7 @@ impl JointModel {
     /// When the features are not as wide as the column's.
     pub fn project(&self, cx: &Context<'_>, column: usize, features: &Features) -> Result<Embedded> {
         let mut x = features.pooled.clone();
-        if let Some(projection) = self.projections.get(column) {
+        if let Some(Some(projection)) = self.projections.get(column) {
             x = projection.forward(&cx.with_adapters(self.towers.adapters()), &x)?;
         }
         let vectors = ops::normalize(cx.tape, &x, 1e-12)?;
@@ -253,7 +273,7 @@ impl JointModel {
             let rows = |of: &std::collections::BTreeMap<u32, u32>| samples.iter().map(|s| of[s]).collect::<Vec<u32>>();
             let x = ops::gather_rows(cx.tape, &embedded[a].vectors, &rows(&first))?;
             let y = ops::gather_rows(cx.tape, &embedded[b].vectors, &rows(&second))?;
-            let same = same(&samples, [&contents[a], &contents[b]]);
+            let same = same_contents(&samples, [&contents[a], &contents[b]]);
             let part = self.pair_loss(cx, &x, &y, &same)?;
             let name = format!("{} ↔ {}", self.config.columns[a].name, self.config.columns[b].name);
             parts.push((name, f64::from(part.value().scalar()?), samples.len()));
@@ -286,8 +306,8 @@ fn firsts(embedded: &Embedded) -> std::collections::BTreeMap<u32, u32> {
 }
 
 /// For each of `samples` the places of the others with the same content in one
-/// of two columns.
-fn same(samples: &[u32], contents: [&Vec<u64>; 2]) -> Vec<Vec<u32>> {
+/// of two columns: no negatives of each other.
+pub fn same_contents(samples: &[u32], contents: [&Vec<u64>; 2]) -> Vec<Vec<u32>> {
     let mut same = vec![Vec::new(); samples.len()];
     for of in contents {
         let mut places: HashMap<u64, Vec<u32>> = HashMap::new();

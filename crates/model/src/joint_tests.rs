@@ -112,7 +112,7 @@ fn samples_without_both_columns_do_not_count() -> Result<()> {
 #[test]
 fn what_is_the_same_in_one_column_is_no_negative() -> Result<()> {
     assert_eq!(
-        same(&[0, 2, 3, 5], [&vec![7, 0, 7, 8, 0, 9], &vec![1, 0, 2, 3, 0, 3]]),
+        same_contents(&[0, 2, 3, 5], [&vec![7, 0, 7, 8, 0, 9], &vec![1, 0, 2, 3, 0, 3]]),
         [vec![1], vec![0], vec![3], vec![2]]
     );
     // All alike: no negatives, so nothing to learn.

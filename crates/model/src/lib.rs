@@ -41,7 +41,7 @@ pub use features::Features;
 pub use fusion::{Fused, Fusion, FusionConfig, FusionKind};
 pub use image_text::{ImageText, ImageTextConfig};
 pub use inputs::{ColumnInput, Inputs, Values};
-pub use joint::{Contrastive, Embedded, JointConfig, JointLoss, JointModel};
+pub use joint::{Contrastive, Embedded, JointConfig, JointLoss, JointModel, same_contents};
 pub use layers::{Block, BlockConfig, LayerNorm, Linear, NormKind, NormPlace, Transformer, TransformerConfig};
 pub use model::{ModelConfig, MultimodalModel, Output};
 pub use quantize::{Deviation, Quantization, quantize};

@@ -164,10 +164,12 @@ impl Observer for Progress {
 
 fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
     /// What people ask for first; the rest follows by name where there is room.
-    const FIRST: [&str; 11] = [
+    const FIRST: [&str; 13] = [
         "loss",
         "mlm_perplexity",
         "clm_perplexity",
+        "recall_at_10",
+        "zero_shot_accuracy",
         "accuracy",
         "macro_f1",
         "micro_f1",
@@ -178,7 +180,7 @@ fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
         "spearman",
     ];
     /// More would not fit a line; all of them are in `metrics.jsonl`.
-    const SHOWN: usize = 3;
+    const SHOWN: usize = 4;
     let mut line = format!("epoch {}/{epochs}: train loss {:.4}", record.epoch, record.train_loss);
     let first = FIRST.iter().filter_map(|name| record.metrics.get_key_value(*name));
     let others = record.metrics.iter().filter(|(name, _)| !FIRST.contains(&name.as_str()));

@@ -5,7 +5,7 @@ use crate::arguments::PretrainArguments;
 use crate::follow::Terminal;
 use crate::interrupt::stop_flag;
 use sensorium::fit::FitOptions;
-use sensorium::pretrain::{AUDIO_FOLDER, IMAGE_FOLDER, PretrainConfig, TEXT_FOLDER, pretrain};
+use sensorium::pretrain::{AUDIO_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, PretrainConfig, TEXT_FOLDER, pretrain};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,7 +24,7 @@ pub fn run(arguments: &PretrainArguments) -> anyhow::Result<ExitCode> {
         writeln!(stdout, "{}", serde_json::to_string(&done.metrics)?)?;
     } else {
         for (name, value) in &done.metrics {
-            writeln!(stdout, "{name:<24} {value:>10.4}")?;
+            writeln!(stdout, "{name:<34} {value:>10.4}")?;
         }
     }
     if done.metrics.is_empty() {
@@ -41,6 +41,12 @@ pub fn run(arguments: &PretrainArguments) -> anyhow::Result<ExitCode> {
             eprintln!("fit:     sensorium fit TABLE --label COLUMN --set {folder}.encoder={tower}");
         }
     }
+    let pair = out.join(PAIR_FOLDER);
+    if pair.exists() {
+        let pair = pair.display();
+        eprintln!("model:   {pair}");
+        eprintln!("index:   sensorium index {pair} TABLE --out INDEX");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -52,8 +58,7 @@ fn configuration(arguments: &PretrainArguments) -> sensorium::Result<PretrainCon
     let mut config = PretrainConfig::from_toml("", &arguments.set)?;
     config.corpus.files = vec![arguments.source.clone()];
     // Without a word on what is to be learnt.
-    let p = &config.pretrain;
-    if [p.clm.weight, p.mlm.weight, p.mim.weight, p.msm.weight] == [0.0; 4] {
+    if config.pretrain.is_empty() {
         config.pretrain.mlm.weight = 1.0;
     }
     Ok(config)

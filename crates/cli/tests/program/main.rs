@@ -10,6 +10,7 @@ mod inspect;
 mod model;
 mod predict;
 mod pretrain;
+mod pretrain_columns;
 mod pretrained;
 mod quantize;
 mod resume;

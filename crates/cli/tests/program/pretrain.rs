@@ -242,24 +242,19 @@ fn sounds_are_learnt_and_a_fit_starts_from_them() {
     scene.program().args(["pretrain", "on.toml", "--out", "on"]).args(set).assert().success();
 }
 
-fn spawn(scene: &Scene, out: &str, resume: bool) -> Child {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin("sensorium"));
-    command.current_dir(scene.path()).args(["pretrain", "text.txt", "--out", out]).args(SMALL);
-    command.args(["--set", "train.epochs=12", "--set", "train.checkpoint_every.steps=3"]);
-    if resume {
-        command.arg("--resume");
-    }
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
-}
-
-#[test]
-fn a_killed_run_goes_on_to_the_same_bits() {
-    let scene = Scene::new(20);
-    language(&scene);
-    assert!(spawn(&scene, "whole", false).wait().expect("it ends").success());
+/// Runs the program once undisturbed and once killed again and again, and
+/// compares what both write.
+pub fn assert_goes_on_to_the_same_bits(scene: &Scene, arguments: &[&str], file: &str) {
+    let spawn = |out: &str, resume: bool| -> Child {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin("sensorium"));
+        command.current_dir(scene.path()).arg("pretrain").args(arguments).args(["--out", out]);
+        command.args(["--set", "train.checkpoint_every.steps=3"]).args(resume.then_some("--resume"));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
+    };
+    assert!(spawn("whole", false).wait().expect("it ends").success());
     let mut kills = 0;
     for round in 0..40u64 {
-        let mut run = spawn(&scene, "killed", round > 0);
+        let mut run = spawn("killed", round > 0);
         let start = Instant::now();
         let latest = scene.path().join("killed/checkpoints/latest");
         let mut over = false;
@@ -278,8 +273,16 @@ fn a_killed_run_goes_on_to_the_same_bits() {
         kills += 1;
     }
     assert!(kills > 0, "the run was never killed");
-    let file = |out: &str| scene.bytes(&format!("{out}/text/model.safetensors"));
-    assert!(file("whole") == file("killed"), "after {kills} kills");
+    let written = |out: &str| scene.bytes(&format!("{out}/{file}"));
+    assert!(written("whole") == written("killed"), "after {kills} kills");
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_bits() {
+    let scene = Scene::new(20);
+    language(&scene);
+    let arguments: Vec<&str> = ["text.txt"].into_iter().chain(SMALL).chain(["--set", "train.epochs=12"]).collect();
+    assert_goes_on_to_the_same_bits(&scene, &arguments, "text/model.safetensors");
 }
 
 #[test]

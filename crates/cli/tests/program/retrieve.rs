@@ -17,7 +17,7 @@ const COLOURS: [(&str, &str, [u8; 3]); 6] = [
 
 /// Pictures of one colour each, some more noisy, and two captions for each in
 /// one cell; `alike.csv` has one row for each caption instead.
-fn scene() -> Scene {
+pub fn scene() -> Scene {
     let scene = Scene::new(1);
     let (mut lists, mut alike) = (String::new(), String::from("photo,words\n"));
     for i in 0..96 {

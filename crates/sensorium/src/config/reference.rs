@@ -5,12 +5,14 @@ use crate::pretrain::PretrainConfig;
 use serde::Serialize;
 
 /// Where the fields of the sections are declared.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 9] = [
     include_str!("mod.rs"),
     include_str!("sections.rs"),
     include_str!("retrieve.rs"),
     include_str!("finetune.rs"),
     include_str!("../pretrain/config.rs"),
+    include_str!("../pretrain/sections.rs"),
+    include_str!("../pretrain/column_sections.rs"),
     include_str!("../../../train/src/config.rs"),
     include_str!("../../../media/src/limits.rs"),
 ];
@@ -50,6 +52,7 @@ pub fn pretrain_reference() -> String {
         ("text", "TextSection"),
         ("image", "ImageSection"),
         ("audio", "AudioSection"),
+        ("video", "VideoSection"),
         ("train", "TrainConfig"),
         ("limits", "Limits"),
     ];

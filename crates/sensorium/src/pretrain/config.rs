@@ -1,12 +1,13 @@
 //! The configuration of a pretraining run: one TOML file, every key with a
 //! default, sections shared with [`crate::FitConfig`] where they mean the same.
 
-use crate::config::{AudioSection, DataSection, ImageSection, TextSection};
+use super::column_sections::ContrastiveSection;
+use super::sections::{ClmSection, MimSection, MlmSection, MsmSection};
+use crate::config::{AudioSection, DataSection, ImageSection, TextSection, VideoSection};
 use crate::{Error, Result};
 use sensorium_data::processor::{AudioFeatures, CropMode};
 use sensorium_data::{Unit, WordsBy};
 use sensorium_media::Limits;
-use sensorium_model::objectives::{PatchMasking, TokenMasking};
 use sensorium_train::TrainConfig;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub struct PretrainConfig {
     /// The running text that is learnt from.
     pub corpus: CorpusSection,
-    /// The table whose pictures and sounds are learnt from.
+    /// The table that is learnt from.
     pub data: DataSection,
     /// What is learnt of them.
     pub pretrain: PretrainSection,
@@ -27,6 +28,8 @@ pub struct PretrainConfig {
     pub image: ImageSection,
     /// How sound is prepared and encoded.
     pub audio: AudioSection,
+    /// How videos are prepared and encoded.
+    pub video: VideoSection,
     /// How the model is trained.
     pub train: TrainConfig,
     /// What media files may cost.
@@ -44,6 +47,7 @@ impl Default for PretrainConfig {
             image: ImageSection { crop: CropMode::Squash, ..ImageSection::default() },
             // What an Audio Spectrogram Transformer hears.
             audio: AudioSection { features: AudioFeatures::Kaldi, ..AudioSection::default() },
+            video: VideoSection::default(),
             train: TrainConfig::default(),
             limits: Limits::default(),
         }
@@ -100,150 +104,8 @@ pub struct PretrainSection {
     pub mim: MimSection,
     /// Masked spectrogram modelling: hidden squares of a spectrogram are guessed.
     pub msm: MsmSection,
-}
-
-/// `[pretrain.mlm]`: masked language modelling.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MlmSection {
-    /// Its weight in the loss.
-    pub weight: f64,
-    /// The share of tokens that are chosen.
-    pub share: f64,
-    /// The share of the chosen that become the mask token.
-    pub mask: f64,
-    /// The share of the chosen that become any token of the vocabulary; the rest stay as they are.
-    pub random: f64,
-    /// Whether all tokens of a word are chosen together.
-    pub whole_word: bool,
-    /// The mean length in words of runs that are chosen together (SpanBERT: 3.8); 0: none.
-    pub span: f64,
-}
-
-impl Default for MlmSection {
-    fn default() -> Self {
-        let TokenMasking { share, mask, random, whole_word, span } = TokenMasking::default();
-        Self { weight: 0.0, share, mask, random, whole_word, span }
-    }
-}
-
-impl MlmSection {
-    /// How tokens are chosen and replaced.
-    pub fn masking(&self) -> TokenMasking {
-        let Self { share, mask, random, whole_word, span, .. } = *self;
-        TokenMasking { share, mask, random, whole_word, span }
-    }
-}
-
-/// `[pretrain.clm]`: causal language modelling.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ClmSection {
-    /// Its weight in the loss.
-    pub weight: f64,
-    /// The structure of a model from scratch: `gpt2`, or `llama` (RMS norms, gated feed-forward
-    /// parts, rotary positions).
-    pub structure: CausalStructure,
-}
-
-/// `[pretrain.mim]`: masked image modelling.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MimSection {
-    /// Its weight in the loss.
-    pub weight: f64,
-    /// `mae`: the encoder sees only the patches that are not hidden, a light decoder guesses the
-    /// others; or `simmim`: the encoder sees a mask token in their place.
-    pub method: MimMethod,
-    /// The share of patches that are hidden (automatic: 0.75 for mae, 0.6 for simmim).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub share: Option<f64>,
-    /// The side, in patches, of the squares that are hidden together.
-    pub block: usize,
-    /// Width of the decoder of `mae`.
-    pub decoder_hidden: usize,
-    /// Blocks of the decoder of `mae`.
-    pub decoder_layers: usize,
-    /// Whether `mae` compares patches with mean 0 and variance 1.
-    pub normalise: bool,
-}
-
-impl Default for MimSection {
-    fn default() -> Self {
-        Self {
-            weight: 0.0,
-            method: MimMethod::Mae,
-            share: None,
-            block: 1,
-            decoder_hidden: 128,
-            decoder_layers: 2,
-            normalise: true,
-        }
-    }
-}
-
-/// `[pretrain.msm]`: masked spectrogram modelling.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MsmSection {
-    /// Its weight in the loss.
-    pub weight: f64,
-    /// The share of squares that are hidden.
-    pub share: f64,
-    /// The side, in squares of 16 bands and 16 frames, of what is hidden together.
-    pub block: usize,
-}
-
-impl Default for MsmSection {
-    fn default() -> Self {
-        Self { weight: 0.0, share: 0.6, block: 1 }
-    }
-}
-
-impl MsmSection {
-    /// How squares are chosen.
-    pub fn masking(&self) -> PatchMasking {
-        PatchMasking { share: self.share, block: self.block }
-    }
-}
-
-/// A method of masked image modelling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum MimMethod {
-    #[default]
-    Mae,
-    Simmim,
-}
-
-impl MimSection {
-    /// The share of patches that are hidden.
-    pub fn share(&self) -> f64 {
-        self.share.unwrap_or(match self.method {
-            MimMethod::Mae => 0.75,
-            MimMethod::Simmim => 0.6,
-        })
-    }
-
-    /// How patches are chosen.
-    pub fn masking(&self) -> PatchMasking {
-        PatchMasking { share: self.share(), block: self.block }
-    }
-
-    pub(super) fn decoder_heads(&self) -> usize {
-        (self.decoder_hidden / 32).max(1)
-    }
-}
-
-/// The structure of a decoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum CausalStructure {
-    #[default]
-    Gpt2,
-    Llama,
+    /// Contrastive learning: what stands in one row of a table lies close in one space.
+    pub contrastive: ContrastiveSection,
 }
 
 impl PretrainConfig {
@@ -262,7 +124,9 @@ impl PretrainConfig {
             *file = folder.join(&*file);
         }
         for encoder in
-            [&mut config.text.encoder, &mut config.image.encoder, &mut config.audio.encoder].into_iter().flatten()
+            [&mut config.text.encoder, &mut config.image.encoder, &mut config.audio.encoder, &mut config.video.encoder]
+                .into_iter()
+                .flatten()
         {
             // What is no folder beside the file may be the name of a model on the hub.
             let beside = folder.join(&*encoder);
@@ -299,6 +163,22 @@ impl PretrainConfig {
         self.pretrain.mlm.weight > 0.0 || self.pretrain.clm.weight > 0.0
     }
 
+    /// Whether columns of a table are learnt from together.
+    pub(crate) fn learns_columns(&self) -> bool {
+        self.pretrain.contrastive.weight > 0.0
+    }
+
+    /// Whether the texts are those of the table, as no corpus is named.
+    pub(crate) fn texts_of_table(&self) -> bool {
+        self.learns_text() && self.corpus.files.is_empty()
+    }
+
+    /// What words are, where they are hidden as wholes.
+    pub(crate) fn words(&self) -> Option<WordsBy> {
+        let mlm = &self.pretrain.mlm;
+        (mlm.whole_word || mlm.span > 0.0).then_some(self.corpus.words)
+    }
+
     /// Whether something is learnt of pictures.
     pub(crate) fn learns_images(&self) -> bool {
         self.pretrain.mim.weight > 0.0
@@ -316,16 +196,15 @@ impl PretrainConfig {
     pub(crate) fn validate(&self) -> Result<()> {
         let wrong = |place: &str, problem: String| Err(Error::Config { place: place.into(), problem });
         let p = &self.pretrain;
-        for (name, weight) in
-            [("mlm", p.mlm.weight), ("clm", p.clm.weight), ("mim", p.mim.weight), ("msm", p.msm.weight)]
-        {
+        for (name, weight) in p.weights() {
             if !(weight.is_finite() && weight >= 0.0) {
                 return wrong(&format!("pretrain.{name}.weight"), format!("{weight} is not a number from 0 on"));
             }
         }
-        if !self.learns_text() && !self.learns_images() && !self.learns_sounds() {
-            let problem = "nothing is to be learnt; set pretrain.mlm.weight, pretrain.clm.weight, pretrain.mim.weight or pretrain.msm.weight to 1";
-            return wrong("pretrain", problem.into());
+        if p.is_empty() {
+            let keys: Vec<String> = p.weights().iter().map(|(name, _)| format!("pretrain.{name}.weight")).collect();
+            let problem = format!("nothing is to be learnt; set one of these to 1: {}", keys.join(", "));
+            return wrong("pretrain", problem);
         }
         if p.mlm.weight > 0.0 && p.clm.weight > 0.0 {
             let problem = "mlm and clm need different models, one that sees both sides and one that does not; set the \
@@ -342,11 +221,19 @@ impl PretrainConfig {
                 return wrong(&format!("pretrain.{name}"), e.to_string());
             }
         }
-        if self.learns_text() && self.corpus.files.is_empty() {
-            return wrong("corpus.files", "missing; expected text files, or folders of them".into());
+        if self.texts_of_table() && (self.data.table.is_none() || p.clm.weight > 0.0) {
+            let problem = match p.clm.weight > 0.0 {
+                true => "missing; expected text files, or folders of them",
+                false => "missing; expected text files, or folders of them, or data.table with a column of texts",
+            };
+            return wrong("corpus.files", problem.into());
         }
-        if (self.learns_images() || self.learns_sounds()) && self.data.table.is_none() {
-            return wrong("data.table", "missing; expected a table with a column of pictures or sounds".into());
+        let of_table = self.learns_images() || self.learns_sounds() || self.learns_columns();
+        if of_table && self.data.table.is_none() {
+            return wrong("data.table", "missing; expected a table with the columns to learn from".into());
+        }
+        if p.contrastive.weight > 0.0 {
+            self.validate_contrastive()?;
         }
         if !(0.0..1.0).contains(&self.corpus.val) {
             return wrong("corpus.val", format!("{} is not a share from 0 up to, but not, 1", self.corpus.val));
@@ -359,6 +246,43 @@ impl PretrainConfig {
         }
         self.train.validate()?;
         Ok(())
+    }
+
+    fn validate_contrastive(&self) -> Result<()> {
+        let c = &self.pretrain.contrastive;
+        let wrong =
+            |key: &str, problem: String| Err(Error::Config { place: format!("pretrain.contrastive.{key}"), problem });
+        if c.pairs.as_ref().is_some_and(Vec::is_empty) {
+            return wrong("pairs", "names no pair; expected some, as [[\"photo\", \"caption\"]]".into());
+        }
+        if let Some(bad) = c.templates.iter().find(|t| !t.contains("{}")) {
+            return wrong(
+                "templates",
+                format!("{bad:?} has no {{}} where the class belongs, as \"a photo of a {{}}.\""),
+            );
+        }
+        if !c.templates.is_empty() && c.zero_shot.is_none() {
+            return wrong("templates", "are for zero_shot, which names no column".into());
+        }
+        Ok(())
+    }
+}
+
+impl PretrainSection {
+    /// The weight of each objective by its name.
+    pub fn weights(&self) -> [(&'static str, f64); 5] {
+        [
+            ("mlm", self.mlm.weight),
+            ("clm", self.clm.weight),
+            ("mim", self.mim.weight),
+            ("msm", self.msm.weight),
+            ("contrastive", self.contrastive.weight),
+        ]
+    }
+
+    /// Whether nothing is to be learnt.
+    pub fn is_empty(&self) -> bool {
+        self.weights().iter().all(|(_, weight)| *weight == 0.0)
     }
 }
 

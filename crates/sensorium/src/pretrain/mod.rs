@@ -1,30 +1,36 @@
-//! Pretrain: learning from text, pictures and sounds without labels, from
-//! scratch or going on from a checkpoint.
+//! Pretrain: learning from text, pictures, sounds and rows that hold what
+//! belongs together, from scratch or going on from a checkpoint.
 //!
 //! A run leaves a folder that explains itself, in it one folder for each
 //! tower, `text`, `image` and `audio`, in the layout of a known family: `fit`
 //! with `text.encoder` and its likes, `extract`, `index` and `model info` open
-//! it like any checkpoint, and so do other libraries.
+//! it like any checkpoint, and so do other libraries. `pair` holds columns that
+//! meet in one space, as a fit with `task = "retrieve"` leaves them.
 
+mod column_sections;
+mod columns;
 mod config;
 mod network;
 mod pictures;
 mod report;
 mod save;
+mod sections;
 mod sounds;
 mod source;
 mod structure;
+mod texts;
+mod together;
 mod validation;
 
-pub use config::{
-    CausalStructure, ClmSection, CorpusSection, MimMethod, MimSection, MlmSection, MsmSection, PretrainConfig,
-    PretrainSection,
-};
-pub use save::{AUDIO_FOLDER, IMAGE_FOLDER, TEXT_FOLDER};
+pub use column_sections::ContrastiveSection;
+pub use config::{CorpusSection, PretrainConfig, PretrainSection};
+pub use save::{AUDIO_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER};
+pub use sections::{CausalStructure, ClmSection, MimMethod, MimSection, MlmSection, MsmSection};
 
 use crate::fit::{FitOptions, Follower};
 use crate::saved::{FIT_FILE, write};
 use crate::{Error, Result};
+use columns::{Columns, Shares};
 use network::Network;
 use pictures::{ImageStructure, Media};
 use sensorium_data::{ColumnType, Corpus, CorpusOptions, corpus};
@@ -38,11 +44,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use structure::TextStructure;
+use structure::{TextStructure, Texts};
+use texts::{RowTexts, Words};
+use together::Together;
 use validation::Validation;
 
 /// Where the token numbers of a corpus lie, within the folder of a run.
 const CORPUS_FOLDER: &str = "corpus";
+
+/// What is said where a checkpoint brings no decoder or head of its own.
+const NEW_PIXEL_HEAD: &str = "the checkpoint has no head for this masked image modelling: a new one begins";
 
 /// What a run came to.
 #[derive(Debug)]
@@ -77,6 +88,7 @@ struct Assembly {
     sources: Vec<Box<dyn Source<Batch>>>,
     validation: Validation,
     structures: Structures,
+    columns: Option<Columns>,
     /// What determines the run beside its configuration.
     identity: serde_json::Map<String, serde_json::Value>,
 }
@@ -92,23 +104,8 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
     refuse_to_overwrite(options)?;
     let out = &options.out;
     std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
-    let mut assembly = Assembly {
-        network: Network::new(config.train.gradient_checkpointing),
-        sources: Vec::new(),
-        validation: Validation::new(config.corpus.seed),
-        structures: Structures::default(),
-        identity: serde_json::Map::new(),
-    };
-    if config.learns_text() {
-        assembly.add_text(&mut config, options, follower)?;
-    }
-    if config.learns_images() {
-        assembly.add_images(&mut config, options, follower)?;
-    }
-    if config.learns_sounds() {
-        assembly.add_sounds(&mut config, options, follower)?;
-    }
-    let Assembly { mut network, sources, mut validation, structures, mut identity } = assembly;
+    let assembly = assemble(&mut config, options, follower)?;
+    let Assembly { mut network, sources, mut validation, structures, columns, mut identity } = assembly;
     let source = Sources::new(sources, config.pretrain.epoch_batches);
     sensorium_train::assign(&config.train, &mut network.params)?;
     write_config(&config, out)?;
@@ -136,9 +133,38 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
     if let Some(audio) = &structures.audio {
         save::save_audio(out, audio, &network)?;
     }
+    if let (Some(columns), Some(together)) = (&columns, &network.together) {
+        save::save_pair(out, columns, together, &network.params, &summary)?;
+    }
     let metrics = if validation.is_empty() { BTreeMap::new() } else { validation.measure(&network)? };
-    let report = report::write(out, &metrics, &summary, (&structures, &network.params), &config)?;
+    let report = report::write(out, &metrics, &summary, (&structures, &network), &config)?;
     Ok(Pretraining { summary, metrics, report: Some(report) })
+}
+
+/// Puts a run together; what was automatic in the configuration is filled in.
+fn assemble(config: &mut PretrainConfig, options: &FitOptions, follower: &mut dyn Follower) -> Result<Assembly> {
+    let mut assembly = Assembly {
+        network: Network::new(config.train.gradient_checkpointing),
+        sources: Vec::new(),
+        validation: Validation::new(config.corpus.seed),
+        structures: Structures::default(),
+        columns: None,
+        identity: serde_json::Map::new(),
+    };
+    if config.learns_columns() {
+        assembly.add_columns(config, options, follower)?;
+    }
+    // What a column's tower learns has been added with it.
+    if config.learns_text() && !(config.texts_of_table() && assembly.structures.text.is_some()) {
+        assembly.add_text(config, options, follower)?;
+    }
+    if config.learns_images() && assembly.structures.image.is_none() {
+        assembly.add_images(config, options, follower)?;
+    }
+    if config.learns_sounds() && assembly.structures.audio.is_none() {
+        assembly.add_sounds(config, options, follower)?;
+    }
+    Ok(assembly)
 }
 
 impl Assembly {
@@ -148,12 +174,16 @@ impl Assembly {
         options: &FitOptions,
         follower: &mut dyn Follower,
     ) -> Result<()> {
+        if config.texts_of_table() {
+            return self.add_row_texts(config, options, follower);
+        }
         let out = &options.out;
         let files = files(&config.corpus.files)?;
-        let kept = out.join(TEXT_FOLDER).join("tokenizer.json");
-        let kept = (options.resume && kept.is_file()).then_some(kept);
-        let structure = TextStructure::new(config, &files, kept.as_deref())?;
-        save::save_text_structure(out, &structure)?;
+        // A column's tower, where one shares it.
+        let structure = match self.structures.text.take() {
+            Some(structure) => structure,
+            None => TextStructure::new(config, Texts { files: &files, cells: &[] }, kept(options).as_deref())?,
+        };
         let how =
             CorpusOptions { unit: config.corpus.unit, max_tokens: structure.max_tokens, words: config.corpus.words };
         let open = |files: &[PathBuf], name: &str| {
@@ -185,13 +215,113 @@ impl Assembly {
         self.identity.insert("text".into(), structure.config.clone());
         self.validation.add_text(val_corpus, val, size);
         self.sources.push(Box::new(CorpusSource::new(training, train, size, config.train.seed)));
+        self.learn_text(config, structure, options, follower)
+    }
+
+    /// Adds what is learnt of texts, wherever they come from: over a column's
+    /// tower where one has its structure.
+    fn learn_text(
+        &mut self,
+        config: &PretrainConfig,
+        structure: TextStructure,
+        options: &FitOptions,
+        follower: &mut dyn Follower,
+    ) -> Result<()> {
+        save::save_text_structure(&options.out, &structure, true)?;
         let p = &config.pretrain;
         let weight = if p.mlm.weight > 0.0 { p.mlm.weight } else { p.clm.weight };
-        if self.network.add_text(&structure, p.mlm.masking(), weight, config.train.seed)? {
+        let column = self.columns.as_ref().and_then(|c| c.text);
+        let shared = self.network.together.as_ref().zip(column).and_then(|(t, column)| t.text(column));
+        if self.network.add_text(&structure, shared, p.mlm.masking(), weight, config.train.seed)? {
             follower.note("the checkpoint has no head for masked language modelling: a new one begins");
         }
         self.structures.text = Some(structure);
         Ok(())
+    }
+
+    /// Texts of a table, of which nothing else is learnt.
+    fn add_row_texts(
+        &mut self,
+        config: &mut PretrainConfig,
+        options: &FitOptions,
+        follower: &mut dyn Follower,
+    ) -> Result<()> {
+        let Some(path) = config.data.table.clone() else { return Ok(()) };
+        let dataset = pictures::open(config, &path, ColumnType::Text)?;
+        let names: Vec<String> = dataset.schema.inputs().map(|c| c.name.clone()).collect();
+        let cells = columns::cells(&dataset, &names)?;
+        let structure = TextStructure::new(config, Texts { files: &[], cells: &cells }, kept(options).as_deref())?;
+        drop(cells);
+        let texts = Media::new(&dataset, config, structure.plan(config, &dataset)?)?;
+        follower.note(&format!("texts: {}", texts.describe()));
+        self.identity.insert("texts".into(), serde_json::json!([texts.rows, texts.held_out]));
+        self.identity.insert("text".into(), structure.config.clone());
+        let words = Arc::new(Words::new(&dataset.table, &names, &structure.tokenizer, config.words())?);
+        if texts.held_out > 0 {
+            self.validation.add(Box::new(RowTexts { loader: texts.validation, words: Arc::clone(&words) }));
+        }
+        self.sources.push(Box::new(RowTexts { loader: texts.training, words }));
+        self.learn_text(config, structure, options, follower)
+    }
+
+    /// Columns that are learnt from together, and what objectives of one
+    /// modality learn of them with the same towers.
+    fn add_columns(
+        &mut self,
+        config: &mut PretrainConfig,
+        options: &FitOptions,
+        follower: &mut dyn Follower,
+    ) -> Result<()> {
+        let Some(path) = config.data.table.clone() else { return Ok(()) };
+        let files = files(&config.corpus.files)?;
+        let (mut columns, structures) = Columns::new(config, &path, &files, kept(options).as_deref())?;
+        follower.note(&columns.describe());
+        self.identity.insert("columns".into(), columns.identity());
+        let together = Together::new(&mut self.network.params, &mut columns, &structures, config)?;
+        let mut shares = Shares::default();
+        let seed = config.train.seed;
+        if let Some((at, structure)) = columns.text.zip(structures.text.as_ref()) {
+            save::save_text_structure(&options.out, structure, config.learns_text())?;
+            if config.texts_of_table() {
+                let name = columns.plan.columns[at].source.clone();
+                let words = Words::new(&columns.dataset.table, &[name], &structure.tokenizer, config.words())?;
+                shares.texts = Some((at, Arc::new(words)));
+            }
+            self.network.scopes.text = together.scope(at).to_owned();
+        }
+        if let Some((at, structure)) = columns.image.zip(structures.image.as_ref()) {
+            save::save_image_structure(&options.out, structure)?;
+            self.network.scopes.image = together.scope(at).to_owned();
+            let mim = &config.pretrain.mim;
+            if mim.weight > 0.0 {
+                shares.images = Some(at);
+                if self.network.add_image(structure, together.image(at), mim.masking(), mim.weight, seed)? {
+                    follower.note(NEW_PIXEL_HEAD);
+                }
+            }
+        }
+        if let Some((at, structure)) = columns.audio.zip(structures.audio.as_ref()) {
+            save::save_audio_structure(&options.out, structure)?;
+            self.network.scopes.audio = together.scope(at).to_owned();
+            shares.sounds = Some((at, structure.shortest()));
+            let msm = &config.pretrain.msm;
+            self.network.add_audio(structure, together.audio(at), msm.masking(), msm.weight, seed)?;
+        }
+        if !columns.dataset.splits.val.is_empty() {
+            self.validation.add(Box::new(columns.held_out(shares.clone())?));
+            self.validation.compare(&columns, config)?;
+        }
+        self.sources.push(Box::new(columns.source(shares)?));
+        self.network.together = Some(together);
+        self.columns = Some(columns);
+        self.structures = structures;
+        match self.structures.text.take() {
+            Some(structure) if config.texts_of_table() => self.learn_text(config, structure, options, follower),
+            text => {
+                self.structures.text = text;
+                Ok(())
+            }
+        }
     }
 
     fn add_images(
@@ -209,12 +339,12 @@ impl Assembly {
         self.identity.insert("pictures".into(), serde_json::json!([pictures.rows, pictures.held_out]));
         self.identity.insert("image".into(), structure.config.clone());
         if pictures.held_out > 0 {
-            self.validation.add_pictures(pictures.validation);
+            self.validation.add(Box::new(PictureSource(pictures.validation)));
         }
         self.sources.push(Box::new(PictureSource(pictures.training)));
         let mim = &config.pretrain.mim;
-        if self.network.add_image(&structure, mim.masking(), mim.weight, config.train.seed)? {
-            follower.note("the checkpoint has no head for this masked image modelling: a new one begins");
+        if self.network.add_image(&structure, None, mim.masking(), mim.weight, config.train.seed)? {
+            follower.note(NEW_PIXEL_HEAD);
         }
         self.structures.image = Some(structure);
         Ok(())
@@ -236,11 +366,11 @@ impl Assembly {
         self.identity.insert("audio".into(), structure.config.clone());
         let shortest = structure.shortest();
         if sounds.held_out > 0 {
-            self.validation.add_sounds(sounds.validation, shortest);
+            self.validation.add(Box::new(SoundSource(sounds.validation, shortest)));
         }
         self.sources.push(Box::new(SoundSource(sounds.training, shortest)));
         let msm = &config.pretrain.msm;
-        self.network.add_audio(&structure, msm.masking(), msm.weight, config.train.seed)?;
+        self.network.add_audio(&structure, None, msm.masking(), msm.weight, config.train.seed)?;
         self.structures.audio = Some(structure);
         Ok(())
     }
@@ -252,7 +382,8 @@ fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
     let started = sensorium_train::checkpoints_dir(&options.out).exists()
         || written(TEXT_FOLDER)
         || written(IMAGE_FOLDER)
-        || written(AUDIO_FOLDER);
+        || written(AUDIO_FOLDER)
+        || written(PAIR_FOLDER);
     if started && !options.resume {
         return Err(Error::Request(format!(
             "{:?} already holds a run; go on with it with --resume, or choose another folder with --out",
@@ -269,6 +400,12 @@ impl Observer for Watch<'_> {
     fn event(&mut self, event: &Event<'_>) {
         self.0.event(event);
     }
+}
+
+/// The tokenizer that a resumed run has begun with.
+fn kept(options: &FitOptions) -> Option<PathBuf> {
+    let kept = options.out.join(TEXT_FOLDER).join("tokenizer.json");
+    (options.resume && kept.is_file()).then_some(kept)
 }
 
 fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
@@ -313,7 +450,8 @@ fn describe_corpus(name: &str, corpus: &Corpus) -> String {
 }
 
 fn describe(config: &PretrainConfig, network: &Network, source: &Sources) -> Result<String> {
-    let mut text = Inventory::of(&config.train, &network.params).to_string();
+    let mut text = network.together.as_ref().map_or_else(String::new, |t| format!("{}\n", t.describe()));
+    text += &Inventory::of(&config.train, &network.params).to_string();
     let Some(batch) = source.epoch(0, 0).next() else { return Ok(text) };
     let batch = batch.map_err(|e| Error::Request(e.to_string()))?;
     let mut best = f64::INFINITY;

@@ -3,7 +3,8 @@
 use super::pictures::ImageStructure;
 use super::sounds::AudioStructure;
 use super::source::{Batch, TextBatch};
-use super::structure::{TextModel, TextStructure, copy_into, start};
+use super::structure::{TextModel, TextStructure, copy_into, fill, start};
+use super::together::Together;
 use crate::{Error, Result};
 use sensorium_engine::{Builder, Offsets, Params, Random, Tape, Tensor, Var, ops};
 use sensorium_model::objectives::{
@@ -13,20 +14,27 @@ use sensorium_model::towers::{AudioTower, ImageTower, TextTower};
 use sensorium_model::{ColumnInput, Context, Decoder, Values};
 use sensorium_train::{BoxError, StepContext, StepLoss, Trainable};
 
-/// Below which the parameters of the text model stand.
-pub(super) const TEXT: &str = "text";
+/// Below which the parameters of the text model stand, where it is not a column's tower.
+const TEXT: &str = "text";
 /// Below which those of its head stand.
 pub(super) const TEXT_HEAD: &str = "text_head";
-/// Below which the parameters of the image model stand.
-pub(super) const IMAGE: &str = "image";
+/// Likewise of the image model.
+const IMAGE: &str = "image";
 /// Below which those of its head or decoder stand.
 pub(super) const IMAGE_HEAD: &str = "image_head";
-/// Below which the parameters of the model of sounds stand.
-pub(super) const AUDIO: &str = "audio";
+/// Likewise of the model of sounds.
+const AUDIO: &str = "audio";
 /// Below which those of its head stand, which is of no more use afterwards.
 const AUDIO_HEAD: &str = "audio_head";
 /// Rows whose scores stand at once when the best token of each is looked for.
 const ROWS_AT_ONCE: usize = 256;
+
+/// Below which the towers' parameters stand.
+pub(super) struct Scopes {
+    pub text: String,
+    pub image: String,
+    pub audio: String,
+}
 
 /// Towers, their objectives, and all weights.
 pub(super) struct Network {
@@ -34,6 +42,8 @@ pub(super) struct Network {
     text: Option<Text>,
     image: Option<Image>,
     audio: Option<Audio>,
+    pub together: Option<Together>,
+    pub scopes: Scopes,
     pub gradient_checkpointing: bool,
 }
 
@@ -82,15 +92,29 @@ pub(super) struct Part {
     pub count: usize,
     /// Those that were right, where it was asked for and a guess can be right.
     pub hits: Option<usize>,
+    /// Whether the guesses are of tokens, so that a perplexity says something.
+    pub tokens: bool,
+    /// More numbers for the log of training.
+    pub details: Vec<(String, f64)>,
+}
+
+impl Part {
+    /// A loss that is a mean over so many guesses.
+    pub(super) fn new(name: &'static str, weight: f64, loss: Var, count: usize) -> Self {
+        Self { name, weight, loss, count, hits: None, tokens: false, details: Vec::new() }
+    }
 }
 
 impl Network {
     /// Nothing to learn yet.
     pub(super) fn new(gradient_checkpointing: bool) -> Self {
-        Self { params: Params::new(), text: None, image: None, audio: None, gradient_checkpointing }
+        let scopes = Scopes { text: TEXT.into(), image: IMAGE.into(), audio: AUDIO.into() };
+        let params = Params::new();
+        Self { params, text: None, image: None, audio: None, together: None, scopes, gradient_checkpointing }
     }
 
-    /// Adds the model of a text, from scratch or with the checkpoint's weights;
+    /// Adds the model of a text, from scratch or with the checkpoint's weights,
+    /// or over the tower of a column that is `shared`;
     /// says whether its head is new where the checkpoint had none.
     ///
     /// # Errors
@@ -98,6 +122,7 @@ impl Network {
     pub(super) fn add_text(
         &mut self,
         structure: &TextStructure,
+        shared: Option<TextTower>,
         masking: TokenMasking,
         weight: f64,
         seed: u64,
@@ -106,15 +131,17 @@ impl Network {
         let mut new_head = false;
         let text = match &structure.model {
             TextModel::Masked { tower: tower_config, head: head_config, .. } => {
-                let mut b = Builder::new(params, seed);
-                let tower = TextTower::new(&mut b.scope(TEXT), tower_config)?;
-                let head = MaskedLanguageHead::new(&mut b.scope(TEXT_HEAD), head_config)?;
-                start(params, TEXT, seed, None);
+                let tower = match shared {
+                    Some(tower) => tower,
+                    None => {
+                        let tower = TextTower::new(&mut Builder::new(params, seed).scope(TEXT), tower_config)?;
+                        structure.fill(params, TEXT, seed)?;
+                        tower
+                    }
+                };
+                let head = MaskedLanguageHead::new(&mut Builder::new(params, seed).scope(TEXT_HEAD), head_config)?;
                 start(params, TEXT_HEAD, seed, None);
                 if let Some(source) = &structure.source {
-                    let mut values = Params::new();
-                    source.load_into(&mut values, "text", |b| TextTower::new(b, tower_config))?;
-                    copy_into(params, TEXT, &values)?;
                     new_head = source.part("masked_lm").is_err();
                     if !new_head {
                         let mut values = Params::new();
@@ -153,6 +180,7 @@ impl Network {
     pub(super) fn add_image(
         &mut self,
         structure: &ImageStructure,
+        shared: Option<ImageTower>,
         masking: PatchMasking,
         weight: f64,
         seed: u64,
@@ -165,16 +193,18 @@ impl Network {
                 None => Pixels::Head(PixelHead::new(b, c)?),
             })
         };
-        let mut b = Builder::new(params, seed);
-        let tower = ImageTower::new(&mut b.scope(IMAGE), c)?;
-        let pixels = build(&mut b.scope(IMAGE_HEAD))?;
-        start(params, IMAGE, seed, None);
+        let tower = match shared {
+            Some(tower) => tower,
+            None => {
+                let tower = ImageTower::new(&mut Builder::new(params, seed).scope(IMAGE), c)?;
+                fill(params, IMAGE, seed, structure.source.as_ref(), "image", |b| ImageTower::new(b, c))?;
+                tower
+            }
+        };
+        let pixels = build(&mut Builder::new(params, seed).scope(IMAGE_HEAD))?;
         start(params, IMAGE_HEAD, seed, None);
         let mut new_head = false;
         if let Some(source) = &structure.source {
-            let mut values = Params::new();
-            source.load_into(&mut values, "image", |b| ImageTower::new(b, c))?;
-            copy_into(params, IMAGE, &values)?;
             let theirs = source.config().str_or("model_type", "")?;
             new_head = source.part("masked_image").is_err() || structure.config["model_type"] != theirs;
             if !new_head {
@@ -194,24 +224,35 @@ impl Network {
     pub(super) fn add_audio(
         &mut self,
         structure: &AudioStructure,
+        shared: Option<AudioTower>,
         masking: PatchMasking,
         weight: f64,
         seed: u64,
     ) -> Result<()> {
         let params = &mut self.params;
         let c = &structure.tower;
-        let mut b = Builder::new(params, seed);
-        let tower = AudioTower::new(&mut b.scope(AUDIO), c)?;
-        let head = SquareHead::new(&mut b.scope(AUDIO_HEAD), c)?;
-        start(params, AUDIO, seed, None);
+        let tower = match shared {
+            Some(tower) => tower,
+            None => {
+                let tower = AudioTower::new(&mut Builder::new(params, seed).scope(AUDIO), c)?;
+                fill(params, AUDIO, seed, structure.source.as_ref(), "audio", |b| AudioTower::new(b, c))?;
+                tower
+            }
+        };
+        let head = SquareHead::new(&mut Builder::new(params, seed).scope(AUDIO_HEAD), c)?;
         start(params, AUDIO_HEAD, seed, None);
-        if let Some(source) = &structure.source {
-            let mut values = Params::new();
-            source.load_into(&mut values, "audio", |b| AudioTower::new(b, c))?;
-            copy_into(params, AUDIO, &values)?;
-        }
         self.audio = Some(Audio { tower, head, masking, weight });
         Ok(())
+    }
+
+    /// Whether hidden tokens, or the next ones, are guessed.
+    pub(super) fn learns_text(&self) -> bool {
+        self.text.is_some()
+    }
+
+    /// Whether hidden patches are guessed.
+    pub(super) fn learns_images(&self) -> bool {
+        self.image.is_some()
     }
 
     /// The losses of a batch. What is hidden follows from `masks`.
@@ -229,6 +270,9 @@ impl Network {
         if let (Some(audio), Some(sounds)) = (&self.audio, &batch.sounds) {
             parts.push(audio.part(cx, sounds, masks)?);
         }
+        if let (Some(together), Some(rows)) = (&self.together, &batch.rows) {
+            parts.extend(together.parts(cx, rows, masks, judged)?);
+        }
         Ok(parts)
     }
 
@@ -242,6 +286,7 @@ impl Network {
         batch.text.as_ref().map_or(0, |t| t.ids.len())
             + batch.images.as_ref().map_or(0, |i| i.dims()[0] * patches)
             + squares
+            + self.together.as_ref().zip(batch.rows.as_ref()).map_or(0, |(together, rows)| together.tokens(rows))
     }
 }
 
@@ -249,7 +294,7 @@ impl Audio {
     fn part(&self, cx: &Context<'_>, sounds: &ColumnInput, masks: Random) -> Result<Part> {
         let hidden = self.masking.apply(&self.tower.grids(sounds.offsets()), masks.purpose("msm"));
         let hidden = self.head.loss(cx, &self.tower, sounds, &hidden)?;
-        Ok(Part { name: "msm", weight: self.weight, loss: hidden.loss, count: hidden.patches, hits: None })
+        Ok(Part::new("msm", self.weight, hidden.loss, hidden.patches))
     }
 }
 
@@ -261,7 +306,7 @@ impl Image {
             Pixels::Head(head) => head.loss(cx, &self.tower, pictures, &hidden)?,
             Pixels::Decoder(decoder) => decoder.loss(cx, &self.tower, pictures, &hidden)?,
         };
-        Ok(Part { name: "mim", weight: self.weight, loss: hidden.loss, count: hidden.patches, hits: None })
+        Ok(Part::new("mim", self.weight, hidden.loss, hidden.patches))
     }
 }
 
@@ -281,14 +326,15 @@ impl Text {
                     false => None,
                 };
                 let count = masked.targets.iter().flatten().count();
-                Part { name: "mlm", weight: *weight, loss, count, hits }
+                Part { hits, tokens: true, ..Part::new("mlm", *weight, loss, count) }
             }
             Self::Causal { decoder, weight } => {
                 let next = following(&batch.ids, segments);
                 let hidden = decoder.hidden(cx, &batch.ids, segments, None)?;
                 let loss = decoder.loss(cx, &hidden, &next)?;
                 let hits = if judged { Some(causal_hits(cx, decoder, &hidden, &next)?) } else { None };
-                Part { name: "clm", weight: *weight, loss, count: next.iter().flatten().count(), hits }
+                let count = next.iter().flatten().count();
+                Part { hits, tokens: true, ..Part::new("clm", *weight, loss, count) }
             }
         })
     }
@@ -337,6 +383,7 @@ impl Trainable for Network {
             let mut total: Option<Var> = None;
             for part in &parts {
                 named.push((part.name.to_owned(), f64::from(part.loss.value().scalar()?)));
+                named.extend(part.details.iter().cloned());
                 let weighted = match part.weight {
                     1.0 => part.loss.clone(),
                     weight => ops::scale(tape, &part.loss, weight)?,
@@ -357,6 +404,12 @@ impl Trainable for Network {
             Ok(StepLoss { loss, parts: named, weight: weight as f64, samples, tokens: self.tokens(batch) })
         };
         run().map_err(|e: Error| e.into())
+    }
+
+    fn after_update(&mut self) {
+        if let Some(together) = &self.together {
+            together.after_update(&mut self.params);
+        }
     }
 }
 

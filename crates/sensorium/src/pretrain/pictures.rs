@@ -1,14 +1,16 @@
 //! What is learnt of pictures: the structure of a ViT, from scratch or from a
 //! checkpoint, and the pictures of a table.
 
-use super::config::{MimMethod, PretrainConfig};
+use super::config::PretrainConfig;
+use super::sections::MimMethod;
 use super::structure::START;
 use crate::assemble::augmentation;
 use crate::config::FitConfig;
 use crate::{Dataset, Error, Result, hub, processors};
 use sensorium_data::processor::{CropMode, ImageProcessor};
 use sensorium_data::{
-    BatchSize, ColumnType, DataPlan, Loader, LoaderOptions, PlanOptions, Schema, SchemaOptions, Table, TableOptions,
+    BatchSize, ColumnSchema, ColumnType, DataPlan, Loader, LoaderOptions, PlanOptions, Schema, SchemaOptions, Table,
+    TableOptions,
 };
 use sensorium_media::image::Filter;
 use sensorium_model::TowerConfig;
@@ -58,15 +60,14 @@ impl ImageStructure {
         };
         let mim = &config.pretrain.mim;
         // The same tensors under the same names: only what is learnt differs.
-        json["model_type"] = json!(match mim.method {
-            MimMethod::Simmim => "vit",
-            MimMethod::Mae => "vit_mae",
-        });
-        json["architectures"] = json!([match mim.method {
-            MimMethod::Simmim => "ViTForMaskedImageModeling",
-            MimMethod::Mae => "ViTMAEForPreTraining",
+        let method = (mim.weight > 0.0).then_some(mim.method);
+        json["model_type"] = json!(if method == Some(MimMethod::Mae) { "vit_mae" } else { "vit" });
+        json["architectures"] = json!([match method {
+            Some(MimMethod::Simmim) => "ViTForMaskedImageModeling",
+            Some(MimMethod::Mae) => "ViTMAEForPreTraining",
+            None => "ViTModel",
         }]);
-        if mim.method == MimMethod::Mae {
+        if method == Some(MimMethod::Mae) {
             json["decoder_hidden_size"] = json!(mim.decoder_hidden);
             json["decoder_num_hidden_layers"] = json!(mim.decoder_layers);
             json["decoder_num_attention_heads"] = json!(mim.decoder_heads());
@@ -91,7 +92,7 @@ impl ImageStructure {
         image.pooler = None;
         image.image_size = processor.size;
         image.transformer.block.validate("image.tower")?;
-        let decoder = (mim.method == MimMethod::Mae).then(|| PixelDecoderConfig {
+        let decoder = (method == Some(MimMethod::Mae)).then(|| PixelDecoderConfig {
             hidden: mim.decoder_hidden,
             layers: mim.decoder_layers,
             heads: mim.decoder_heads(),
@@ -232,19 +233,26 @@ pub(super) struct Media {
 pub(super) fn as_fit(config: &PretrainConfig) -> FitConfig {
     FitConfig {
         data: config.data.clone(),
+        text: config.text.clone(),
         image: config.image.clone(),
         audio: config.audio.clone(),
+        video: config.video.clone(),
         train: config.train.clone(),
         limits: config.limits.clone(),
         ..FitConfig::default()
     }
 }
 
-/// Opens a table and finds its columns of a type; all others are left out.
+/// Opens a table with its columns that are wanted, by name and type; all
+/// others are left out.
 ///
 /// # Errors
-/// When the table cannot be read or has none.
-pub(super) fn open(config: &PretrainConfig, path: &Path, wanted: ColumnType) -> Result<Dataset> {
+/// When the table cannot be read.
+pub(super) fn open_columns(
+    config: &PretrainConfig,
+    path: &Path,
+    wanted: impl Fn(&str, ColumnType) -> bool,
+) -> Result<Dataset> {
     let mut fit = as_fit(config);
     let table = Table::open(path, &TableOptions::default())?;
     let options = SchemaOptions {
@@ -254,18 +262,27 @@ pub(super) fn open(config: &PretrainConfig, path: &Path, wanted: ColumnType) -> 
         split: fit.data.split.clone(),
     };
     let schema = Schema::infer(&table, &options)?;
-    let kept = [wanted, ColumnType::Identifier];
+    let kept = |c: &ColumnSchema| c.kind == ColumnType::Identifier || wanted(&c.name, c.kind);
     let split = schema.split.clone();
-    let others = schema.columns.iter().filter(|c| !kept.contains(&c.kind) && Some(&c.name) != split.as_ref());
+    let others = schema.columns.iter().filter(|c| !kept(c) && Some(&c.name) != split.as_ref());
     let others: Vec<String> = others.map(|c| c.name.clone()).collect();
-    if !schema.columns.iter().any(|c| c.kind == wanted) {
+    fit.data.types.retain(|column, _| !others.contains(column));
+    fit.data.ignore.extend(others);
+    Dataset::of(table, &fit)
+}
+
+/// As [`open_columns`], the columns of a type.
+///
+/// # Errors
+/// When the table cannot be read or has none.
+pub(super) fn open(config: &PretrainConfig, path: &Path, wanted: ColumnType) -> Result<Dataset> {
+    let dataset = open_columns(config, path, |_, kind| kind == wanted)?;
+    if !dataset.schema.columns.iter().any(|c| c.kind == wanted) {
         return Err(Error::Request(format!(
             "{path:?} has no column of type {wanted} to learn from; name one: [data.types] COLUMN = \"{wanted}\""
         )));
     }
-    fit.data.types.retain(|column, _| !others.contains(column));
-    fit.data.ignore.extend(others);
-    Dataset::of(table, &fit)
+    Ok(dataset)
 }
 
 impl Media {

@@ -2,14 +2,15 @@
 //! `metrics.json` and the model card.
 
 use super::Structures;
-use super::config::{MimMethod, PretrainConfig};
+use super::config::PretrainConfig;
+use super::network::Network;
 use super::pictures::as_fit;
-use super::save::{AUDIO_FOLDER, IMAGE_FOLDER, TEXT_FOLDER};
+use super::save::{AUDIO_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER};
+use super::sections::MimMethod;
 use super::structure::TextModel;
 use crate::saved::write as write_file;
 use crate::verbs::training_facts;
 use crate::{Error, Result};
-use sensorium_engine::Params;
 use sensorium_eval::RunPage;
 use sensorium_eval::plot::{LineChart, Marker, Series};
 use sensorium_model::TransformerConfig;
@@ -31,45 +32,49 @@ pub(super) fn write(
     folder: &Path,
     metrics: &BTreeMap<String, f64>,
     summary: &Summary,
-    (structures, params): (&Structures, &Params),
+    (structures, network): (&Structures, &Network),
     config: &PretrainConfig,
 ) -> Result<PathBuf> {
     let json = serde_json::to_string_pretty(metrics).map_err(|e| Error::model(folder, e.to_string()))?;
     write_file(&folder.join("metrics.json"), json.as_bytes())?;
     let charts = charts(summary);
-    for (chart, name) in charts.iter().zip(["loss.svg", "perplexity.svg", "accuracy.svg"]) {
-        write_file(&folder.join(name), chart.to_svg().as_bytes())?;
+    for chart in &charts {
+        let name = chart.y_label.split_whitespace().next().unwrap_or("loss");
+        write_file(&folder.join(format!("{name}.svg")), chart.to_svg().as_bytes())?;
     }
-    let facts = facts(config, structures, params, summary);
+    let facts = facts(config, structures, network, summary);
     let values: Vec<(String, String)> =
         metrics.iter().map(|(name, x)| (name.replace('_', " "), format!("{x:.4}"))).collect();
-    let title = format!("Pretraining: {}", structures.families().join(", "));
+    let title = format!("Pretraining: {}", names(structures).join(", "));
     let page = RunPage { title: &title, facts: &facts, metrics: &values, learning: &charts };
     let path = folder.join(PAGE);
     write_file(&path, page.to_html().as_bytes())?;
-    write_file(&folder.join("README.md"), card(&facts, &values, structures, config).as_bytes())?;
+    write_file(&folder.join("README.md"), card(&facts, &values, (structures, network), config).as_bytes())?;
     Ok(path)
 }
 
 fn card(
     facts: &[(String, String)],
     metrics: &[(String, String)],
-    structures: &Structures,
+    (structures, network): (&Structures, &Network),
     config: &PretrainConfig,
 ) -> String {
-    let mut card =
-        format!("# {}, pretrained\n\nMade by Sensorium, without labels.", structures.families().join(" and "));
+    let mut card = format!("# {}, pretrained\n\nMade by Sensorium, without labels.", names(structures).join(" and "));
     let mut used = String::new();
     if let Some(text) = &structures.text {
         let (what, class) = match &text.model {
-            TextModel::Masked { .. } => ("an encoder of text that has guessed hidden tokens", "AutoModelForMaskedLM"),
+            TextModel::Masked { .. } if network.learns_text() => {
+                ("an encoder of text that has guessed hidden tokens", "AutoModelForMaskedLM")
+            }
+            TextModel::Masked { .. } => ("an encoder of text", "AutoModel"),
             TextModel::Causal(_) => ("a language model that says the next token", "AutoModelForCausalLM"),
         };
         card += &format!(" The folder `{TEXT_FOLDER}` holds {what}, with its tokenizer.");
         used += &usage(TEXT_FOLDER, class);
     }
     if structures.image.is_some() {
-        card += &format!(" The folder `{IMAGE_FOLDER}` holds an encoder of pictures that has guessed hidden patches.");
+        let guessed = if network.learns_images() { " that has guessed hidden patches" } else { "" };
+        card += &format!(" The folder `{IMAGE_FOLDER}` holds an encoder of pictures{guessed}.");
         used += &usage(IMAGE_FOLDER, "AutoModel");
     }
     if structures.audio.is_some() {
@@ -77,6 +82,13 @@ fn card(
             " The folder `{AUDIO_FOLDER}` holds an encoder of sounds that has guessed hidden squares of spectrograms."
         );
         used += &usage(AUDIO_FOLDER, "AutoModel");
+    }
+    if config.pretrain.contrastive.weight > 0.0 {
+        card += &format!(" The folder `{PAIR_FOLDER}` holds columns whose vectors meet in one space.");
+        used += &format!(
+            "```sh\nsensorium index {PAIR_FOLDER} rows.csv --out rows.index\nsensorium search rows.index --text \"…\"\n\
+             sensorium predict {PAIR_FOLDER} pictures.csv --labels cat,dog\n```\n\n"
+        );
     }
     card += &format!("\n\n## Use\n\n{used}## Facts\n\n");
     for (name, fact) in facts {
@@ -95,6 +107,12 @@ fn card(
     card
 }
 
+/// What was pretrained: families where there are some.
+fn names(structures: &Structures) -> Vec<&'static str> {
+    let families = structures.families();
+    if families.is_empty() { vec!["columns in one space"] } else { families }
+}
+
 /// How a tower's folder is used.
 fn usage(folder: &str, class: &str) -> String {
     format!(
@@ -108,7 +126,7 @@ fn usage(folder: &str, class: &str) -> String {
 fn facts(
     config: &PretrainConfig,
     structures: &Structures,
-    params: &Params,
+    network: &Network,
     summary: &Summary,
 ) -> Vec<(String, String)> {
     let mut facts: Vec<(String, String)> = Vec::new();
@@ -127,13 +145,15 @@ fn facts(
                     (false, false) => String::new(),
                 };
                 let share = 100.0 * m.share;
-                (&tower.transformer, format!("masked language modelling, {share} % of the tokens{how}"))
+                let objective = format!("masked language modelling, {share} % of the tokens{how}");
+                (&tower.transformer, network.learns_text().then_some(objective))
             }
-            TextModel::Causal(decoder) => (&decoder.transformer, "causal language modelling".to_owned()),
+            TextModel::Causal(decoder) => (&decoder.transformer, Some("causal language modelling".to_owned())),
         };
         let vocabulary = text.tokenizer.vocab_size();
         let what = format!("{}, {}, {vocabulary} tokens, {}", text.family, size(transformer), start(&text.source));
-        facts.extend([("text".into(), what), ("text objective".into(), objective)]);
+        facts.push(("text".into(), what));
+        facts.extend(objective.map(|objective| ("text objective".into(), objective)));
     }
     if let Some(image) = &structures.image {
         let (c, m) = (&image.tower, &config.pretrain.mim);
@@ -149,7 +169,10 @@ fn facts(
             MimMethod::Simmim => "SimMIM",
         };
         let objective = format!("{method}, {} % of the patches hidden", 100.0 * m.share());
-        facts.extend([("image".into(), what), ("image objective".into(), objective)]);
+        facts.push(("image".into(), what));
+        if network.learns_images() {
+            facts.push(("image objective".into(), objective));
+        }
     }
     if let Some(audio) = &structures.audio {
         let c = &audio.tower;
@@ -160,7 +183,8 @@ fn facts(
         let objective = format!("masked spectrogram modelling, {share} % of the squares hidden");
         facts.extend([("audio".into(), what), ("audio objective".into(), objective)]);
     }
-    facts.extend(training_facts(params, &as_fit(config), Some(summary)));
+    facts.extend(network.together.iter().flat_map(|t| t.facts()));
+    facts.extend(training_facts(&network.params, &as_fit(config), Some(summary)));
     facts
 }
 
@@ -196,10 +220,12 @@ fn charts(summary: &Summary) -> Vec<LineChart> {
         ..LineChart::default()
     };
     let mut charts = vec![chart("Loss", "loss", loss)];
-    for (title, end) in [("Perplexity", "_perplexity"), ("Right guesses", "_accuracy")] {
+    for (title, end) in
+        [("Perplexity", "_perplexity"), ("Right guesses", "_accuracy"), ("Recall at 10", "_recall_at_10")]
+    {
         let series = validation(end);
         if !series.is_empty() {
-            charts.push(chart(title, &end[1..], series));
+            charts.push(chart(title, &end[1..].replace('_', " "), series));
         }
     }
     charts

@@ -2,15 +2,20 @@
 //! `text.encoder` or `image.encoder` of a fit and for whatever else reads that
 //! family.
 
-use super::network::{AUDIO, IMAGE, IMAGE_HEAD, Network, TEXT, TEXT_HEAD};
+use super::columns::Columns;
+use super::network::{IMAGE_HEAD, Network, TEXT_HEAD};
 use super::pictures::ImageStructure;
 use super::sounds::AudioStructure;
 use super::structure::{TextModel, TextStructure, below};
+use super::together::Together;
+use crate::retrieve::{evaluate_rows, write_card};
 use crate::saved::write;
 use crate::{Error, Result};
 use sensorium_data::Tokenizer;
+use sensorium_engine::Params;
 use sensorium_model::Pooling;
 use sensorium_model::checkpoint::write_safetensors;
+use sensorium_train::Summary;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -22,6 +27,8 @@ pub const TEXT_FOLDER: &str = "text";
 pub const IMAGE_FOLDER: &str = "image";
 /// That of the model of sounds.
 pub const AUDIO_FOLDER: &str = "audio";
+/// That of columns that meet in one space.
+pub const PAIR_FOLDER: &str = "pair";
 
 /// Classes that other libraries know the families' language models by.
 const CLASSES: [(&str, &str, &str); 12] = [
@@ -39,11 +46,12 @@ const CLASSES: [(&str, &str, &str); 12] = [
     ("qwen2", "Qwen2ForCausalLM", "causal"),
 ];
 
-/// Writes what is known before training: configuration and tokenizer.
+/// Writes what is known before training: configuration and tokenizer. `guesses`
+/// says whether there is a head over the tokens.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub(super) fn save_text_structure(out: &Path, structure: &TextStructure) -> Result<()> {
+pub(super) fn save_text_structure(out: &Path, structure: &TextStructure, guesses: bool) -> Result<()> {
     let folder = out.join(TEXT_FOLDER);
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
     let mut config = structure.config.clone();
@@ -54,7 +62,7 @@ pub(super) fn save_text_structure(out: &Path, structure: &TextStructure) -> Resu
     };
     let class = CLASSES.iter().find(|(family, _, kind)| *family == model_type && *kind == way);
     if let Some((_, class, _)) = class {
-        config["architectures"] = json!([class]);
+        config["architectures"] = json!([if guesses { *class } else { "BertModel" }]);
     }
     let json = |value: &Value| serde_json::to_vec_pretty(value).map_err(|e| Error::model(&folder, e.to_string()));
     write(&folder.join("config.json"), &json(&config)?)?;
@@ -146,8 +154,8 @@ fn write_pooling(folder: &Path, pooling: Pooling, structure: &TextStructure) -> 
 /// # Errors
 /// When a name is not known or the file cannot be written.
 pub(super) fn save_text(out: &Path, structure: &TextStructure, network: &Network) -> Result<()> {
-    let mut tensors = structure.keys.export(below(&network.params, TEXT))?;
-    if let TextModel::Masked { head_keys, .. } = &structure.model {
+    let mut tensors = structure.keys.export(below(&network.params, &network.scopes.text))?;
+    if let (TextModel::Masked { head_keys, .. }, true) = (&structure.model, network.learns_text()) {
         tensors.extend(head_keys.export(below(&network.params, TEXT_HEAD))?);
     }
     let path = out.join(TEXT_FOLDER).join(WEIGHTS_FILE);
@@ -159,8 +167,10 @@ pub(super) fn save_text(out: &Path, structure: &TextStructure, network: &Network
 /// # Errors
 /// When a name is not known or the file cannot be written.
 pub(super) fn save_image(out: &Path, structure: &ImageStructure, network: &Network) -> Result<()> {
-    let mut tensors = structure.keys.export(below(&network.params, IMAGE))?;
-    tensors.extend(structure.head_keys.export(below(&network.params, IMAGE_HEAD))?);
+    let mut tensors = structure.keys.export(below(&network.params, &network.scopes.image))?;
+    if network.learns_images() {
+        tensors.extend(structure.head_keys.export(below(&network.params, IMAGE_HEAD))?);
+    }
     let path = out.join(IMAGE_FOLDER).join(WEIGHTS_FILE);
     Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
 }
@@ -170,7 +180,32 @@ pub(super) fn save_image(out: &Path, structure: &ImageStructure, network: &Netwo
 /// # Errors
 /// When a name is not known or the file cannot be written.
 pub(super) fn save_audio(out: &Path, structure: &AudioStructure, network: &Network) -> Result<()> {
-    let tensors = structure.keys.export(below(&network.params, AUDIO))?;
+    let tensors = structure.keys.export(below(&network.params, &network.scopes.audio))?;
     let path = out.join(AUDIO_FOLDER).join(WEIGHTS_FILE);
     Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
+}
+
+/// Writes the columns that meet in one space, with how they do on the rows that
+/// are held out, as a fit with `task = "retrieve"` writes its model.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(super) fn save_pair(
+    out: &Path,
+    columns: &Columns,
+    together: &Together,
+    params: &Params,
+    summary: &Summary,
+) -> Result<()> {
+    let Some(retriever) = together.retriever(params, &columns.plan, &columns.fit)? else { return Ok(()) };
+    let folder = out.join(PAIR_FOLDER);
+    std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+    retriever.save_structure(&folder)?;
+    retriever.save_weights(&folder)?;
+    let rows = &columns.dataset.splits.val;
+    let evaluated = match rows.is_empty() {
+        true => None,
+        false => Some(evaluate_rows(&retriever, &columns.dataset, rows)?),
+    };
+    write_card(&folder, &retriever, evaluated.as_ref(), summary, "val")
 }

@@ -2,6 +2,7 @@
 //! pass).
 
 use crate::Result;
+use crate::retrieve::PairBatch;
 use sensorium_data::{Corpus, Loader, Pack};
 use sensorium_engine::{Offsets, Random, Tensor};
 use sensorium_model::{ColumnInput, Values};
@@ -17,11 +18,16 @@ pub(super) struct Batch {
     pub images: Option<Tensor>,
     /// Frames of sounds.
     pub sounds: Option<ColumnInput>,
+    /// Rows of a table, of which text, pictures and sounds may be a part.
+    pub rows: Option<PairBatch>,
 }
 
 impl Batch {
-    /// Pieces of text, pictures and sounds.
+    /// Rows of columns that are learnt together, or else pieces of text, pictures and sounds.
     pub(super) fn samples(&self) -> usize {
+        if let Some(rows) = &self.rows {
+            return rows.batch.rows.len();
+        }
         self.text.as_ref().map_or(0, |t| t.segments.segments())
             + self.images.as_ref().map_or(0, |i| i.dims()[0])
             + self.sounds.as_ref().map_or(0, |s| s.offsets().segments())
@@ -33,6 +39,7 @@ impl Batch {
             text: self.text.or(other.text),
             images: self.images.or(other.images),
             sounds: self.sounds.or(other.sounds),
+            rows: self.rows.or(other.rows),
         }
     }
 }
@@ -70,9 +77,16 @@ impl TextBatch {
 /// # Errors
 /// When the pack's parts do not fit each other.
 pub(super) fn pictures(pack: Pack) -> Result<Option<Tensor>> {
-    let batch = crate::Batch::new(pack)?;
+    pictures_of(&crate::Batch::new(pack)?.inputs.columns)
+}
+
+/// As [`pictures`], of columns.
+///
+/// # Errors
+/// When columns have pictures of several sizes.
+pub(super) fn pictures_of(columns: &[ColumnInput]) -> Result<Option<Tensor>> {
     let mut found: Vec<&Tensor> = Vec::new();
-    for column in &batch.inputs.columns {
+    for column in columns {
         if let Values::Images(images) = column.values()
             && images.dims()[0] > 0
         {
@@ -93,12 +107,14 @@ pub(super) fn pictures(pack: Pack) -> Result<Option<Tensor>> {
 pub(super) fn sounds(pack: Pack, shortest: usize) -> Result<Option<ColumnInput>> {
     let batch = crate::Batch::new(pack)?;
     let column = batch.inputs.columns.into_iter().find(|c| matches!(c.values(), Values::Audio(_)));
-    let long_enough = |column: ColumnInput| {
-        let offsets = column.offsets();
-        let kept: Vec<usize> = (0..offsets.segments()).filter(|s| offsets.length(*s) >= shortest).collect();
-        (!kept.is_empty()).then(|| column.select(&kept))
-    };
-    Ok(column.and_then(long_enough))
+    Ok(column.and_then(|column| long_enough(&column, shortest)))
+}
+
+/// The sounds of a column that have so many frames; None where there are none.
+pub(super) fn long_enough(column: &ColumnInput, shortest: usize) -> Option<ColumnInput> {
+    let offsets = column.offsets();
+    let kept: Vec<usize> = (0..offsets.segments()).filter(|s| offsets.length(*s) >= shortest).collect();
+    (!kept.is_empty()).then(|| column.select(&kept))
 }
 
 /// How many pieces share a batch.

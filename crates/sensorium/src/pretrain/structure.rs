@@ -1,16 +1,19 @@
 //! What is trained: the structure of a known family, from scratch or from a
 //! checkpoint, so that whatever reads the family reads the result.
 
-use super::config::{CausalStructure, PretrainConfig};
-use crate::{Error, Result, hub};
-use sensorium_data::{Tokenizer, TokenizerKind, TokenizerOptions, corpus};
-use sensorium_engine::{Params, Random, Tensor};
+use super::config::PretrainConfig;
+use super::sections::CausalStructure;
+use crate::{Dataset, Error, Result, hub};
+use sensorium_data::processor::TextProcessor;
+use sensorium_data::{DataPlan, PlanOptions, Tokenizer, TokenizerKind, TokenizerOptions, corpus};
+use sensorium_engine::{Builder, Params, Random, Tensor};
 use sensorium_model::heads::HeadConfig;
 use sensorium_model::pretrained::{Config, KeyMap, Part, PartConfig, Pretrained, describe};
-use sensorium_model::towers::TextTowerConfig;
+use sensorium_model::towers::{TextTower, TextTowerConfig};
 use sensorium_model::{DecoderConfig, DecoderOutput, Pooling, TowerConfig};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How far weights lie from zero at the start: what BERT, GPT-2 and ViT begin
 /// with.
@@ -34,6 +37,26 @@ pub(super) struct TextStructure {
     pub max_tokens: usize,
 }
 
+/// Texts of files and cells of a table.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Texts<'a> {
+    pub files: &'a [PathBuf],
+    pub cells: &'a [String],
+}
+
+impl<'a> Texts<'a> {
+    /// One after another.
+    fn all(self) -> impl Iterator<Item = sensorium_data::Result<String>> + use<'a> {
+        corpus::texts(self.files).chain(self.cells.iter().cloned().map(Ok))
+    }
+
+    /// How much text there is.
+    fn bytes(self) -> u64 {
+        let files = self.files.iter().filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len());
+        files.chain(self.cells.iter().map(|c| c.len() as u64)).sum()
+    }
+}
+
 /// A model of a text, by what it sees.
 pub(super) enum TextModel {
     /// Both sides of a token.
@@ -50,16 +73,17 @@ pub(super) enum TextModel {
 }
 
 impl TextStructure {
-    /// Decides on the structure and the tokenizer. `kept` is the tokenizer
-    /// that a run has begun with, where it is resumed.
+    /// Decides on the structure and the tokenizer. `texts` are what a vocabulary
+    /// is learnt from, `kept` is the tokenizer that a run has begun with, where
+    /// it is resumed.
     ///
     /// # Errors
     /// When a checkpoint cannot be learnt with, sizes do not fit, or there is
     /// no text to learn a vocabulary from.
-    pub(super) fn new(config: &mut PretrainConfig, files: &[PathBuf], kept: Option<&Path>) -> Result<Self> {
+    pub(super) fn new(config: &mut PretrainConfig, texts: Texts<'_>, kept: Option<&Path>) -> Result<Self> {
         match config.text.encoder.clone() {
             Some(folder) => Self::going_on(config, &folder),
-            None => Self::from_scratch(config, files, kept),
+            None => Self::from_scratch(config, texts, kept),
         }
     }
 
@@ -114,7 +138,7 @@ impl TextStructure {
         Ok(Self { config: json, family, model, keys, source: Some(source), tokenizer, max_tokens })
     }
 
-    fn from_scratch(config: &mut PretrainConfig, files: &[PathBuf], kept: Option<&Path>) -> Result<Self> {
+    fn from_scratch(config: &mut PretrainConfig, texts: Texts<'_>, kept: Option<&Path>) -> Result<Self> {
         let causal = config.pretrain.clm.weight > 0.0;
         let tokenizer = match (kept, &config.text.tokenizer) {
             (Some(kept), _) => Tokenizer::load(kept)?,
@@ -123,12 +147,11 @@ impl TextStructure {
                 let kind = if causal { TokenizerKind::Bpe } else { TokenizerKind::WordPiece };
                 let (lowercase, vocab_size) = (config.text.lowercase, config.text.vocab_size);
                 let options = TokenizerOptions { kind, lowercase, vocab_size, ..TokenizerOptions::default() };
-                Tokenizer::train(corpus::texts(files), &options)?
+                Tokenizer::train(texts.all(), &options)?
             }
         };
         config.text.vocab_size = Some(tokenizer.vocab_size());
-        let bytes: u64 = files.iter().filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len()).sum();
-        let (hidden, layers) = match bytes {
+        let (hidden, layers) = match texts.bytes() {
             0..3_000_000 => (128, 4),
             3_000_000..100_000_000 => (256, 6),
             _ => (512, 8),
@@ -177,6 +200,26 @@ impl TextStructure {
         };
         let max_tokens = config.text.max_tokens;
         Ok(Self { config: json, family: family.name, model, keys, source: None, tokenizer, max_tokens })
+    }
+
+    /// How rows become texts.
+    ///
+    /// # Errors
+    /// When no training row has one.
+    pub(super) fn plan(&self, config: &PretrainConfig, dataset: &Dataset) -> Result<Arc<DataPlan>> {
+        let text = TextProcessor { max_tokens: self.max_tokens };
+        let tokenizer = Some(self.tokenizer.clone());
+        let how = PlanOptions { text, tokenizer, limits: config.limits.clone(), ..PlanOptions::default() };
+        Ok(Arc::new(DataPlan::fit(&dataset.table, &dataset.schema, &dataset.splits.train, &how)?))
+    }
+
+    /// Starts an encoder of texts that stands below a scope, as [`fill`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn fill(&self, params: &mut Params, scope: &str, seed: u64) -> Result<()> {
+        let TextModel::Masked { tower, .. } = &self.model else { return Ok(()) };
+        fill(params, scope, seed, self.source.as_ref(), "text", |b| TextTower::new(b, tower))
     }
 
     /// How the folder's vectors are pooled, where its files must say so: a
@@ -273,6 +316,28 @@ fn llama(s: &Sizes, tokenizer: &Tokenizer) -> Value {
         "eos_token_id": token(tokenizer, &["[SEP]", "</s>"]),
         "tie_word_embeddings": true,
     })
+}
+
+/// Starts what stands below a scope: as the families' own training begins, or
+/// with the weights of a checkpoint's part.
+///
+/// # Errors
+/// When tensors are missing or of another shape.
+pub(super) fn fill<T>(
+    params: &mut Params,
+    scope: &str,
+    seed: u64,
+    source: Option<&Pretrained>,
+    part: &str,
+    build: impl FnOnce(&mut Builder<'_>) -> sensorium_model::Result<T>,
+) -> Result<()> {
+    start(params, scope, seed, None);
+    if let Some(source) = source {
+        let mut values = Params::new();
+        source.load_into(&mut values, part, build)?;
+        copy_into(params, scope, &values)?;
+    }
+    Ok(())
 }
 
 /// Lets matrices below a name start as the families' own training begins:

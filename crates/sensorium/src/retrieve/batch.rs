@@ -18,20 +18,20 @@ pub struct PairBatch {
 
 /// What a plan's columns hold in the table.
 #[derive(Debug, Clone)]
-pub(super) struct Cells {
+pub(crate) struct Cells {
     table: Arc<Table>,
     /// The place of each column of the plan among the table's.
     at: Vec<usize>,
 }
 
 impl Cells {
-    pub(super) fn new(table: &Arc<Table>, plan: &DataPlan) -> Result<Self> {
+    pub(crate) fn new(table: &Arc<Table>, plan: &DataPlan) -> Result<Self> {
         let at = plan.columns.iter().map(|c| Ok(table.column_index(&c.source)?)).collect::<Result<_>>()?;
         Ok(Self { table: Arc::clone(table), at })
     }
 
     /// A pack with the numbers of its cells.
-    pub(super) fn batch(&self, pack: Pack) -> Result<PairBatch> {
+    pub(crate) fn batch(&self, pack: Pack) -> Result<PairBatch> {
         let mut cells = vec![Vec::with_capacity(pack.len()); self.at.len()];
         for row in &pack.rows {
             let values = self.table.row(*row)?.values;

@@ -1,6 +1,7 @@
 //! How far up the right one stands, in both directions of every pair of columns.
 
 use super::batch::{Cells, PairBatch, segment_contents};
+use super::learner::loss_of;
 use super::{RetrievalLearner, Retriever};
 use crate::verbs::Dataset;
 use crate::{Error, Result};
@@ -9,7 +10,7 @@ use sensorium_engine::{Activation, Tape, Tensor, Var, ops};
 use sensorium_eval::{Align, Retrieval, RetrievalMetrics, wilson};
 use sensorium_model::Context;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// Queries whose scores stand in memory at a time.
@@ -70,6 +71,21 @@ impl RetrievalEvaluation {
     /// The mean over all directions of a metric.
     pub fn mean(&self, of: impl Fn(&RetrievalMetrics) -> f64) -> f64 {
         self.directions.iter().map(|d| of(&d.metrics)).sum::<f64>() / self.directions.len() as f64
+    }
+
+    /// The loss, and of ranks the mean over all directions, by the names under
+    /// which validation has them.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
+        [
+            ("loss", self.loss),
+            ("recall_at_1", self.mean(|m| m.recall_at_1)),
+            ("recall_at_5", self.mean(|m| m.recall_at_5)),
+            ("recall_at_10", self.mean(|m| m.recall_at_10)),
+            ("mrr", self.mean(|m| m.mrr)),
+            ("median_rank", self.mean(|m| m.median_rank)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
     }
 
     /// A table for people; recall with half the width of its 95 % interval.
@@ -136,7 +152,7 @@ pub fn evaluate_retrieval(model: &Retriever, table: &Path, split: Option<Split>)
 ///
 /// # Errors
 /// When no row has two columns of a pair.
-pub(super) fn evaluate_rows(model: &Retriever, dataset: &Dataset, rows: &[u64]) -> Result<RetrievalEvaluation> {
+pub(crate) fn evaluate_rows(model: &Retriever, dataset: &Dataset, rows: &[u64]) -> Result<RetrievalEvaluation> {
     let loader = dataset.in_order(&model.plan, rows, &model.config, false)?;
     let cells = Cells::new(&dataset.table, &model.plan)?;
     let mut galleries = Galleries::of(&model.learner);
@@ -169,7 +185,7 @@ struct Gallery {
 }
 
 /// The contents of all columns, gathered batch by batch.
-pub(super) struct Galleries {
+pub(crate) struct Galleries {
     columns: Vec<Gallery>,
     rows: usize,
     losses: f64,
@@ -177,18 +193,22 @@ pub(super) struct Galleries {
 }
 
 impl Galleries {
-    pub(super) fn of(learner: &RetrievalLearner) -> Self {
+    pub(crate) fn of(learner: &RetrievalLearner) -> Self {
         let columns = learner.model.columns().iter().map(|_| Gallery::default()).collect();
         Self { columns, rows: 0, losses: 0.0, weight: 0.0 }
     }
 
     /// Embeds a batch; what was seen already is not taken twice.
-    pub(super) fn add(&mut self, learner: &RetrievalLearner, batch: &PairBatch) -> Result<()> {
+    pub(crate) fn add(&mut self, learner: &RetrievalLearner, batch: &PairBatch) -> Result<()> {
         let tape = Tape::inference();
         let cx = Context::inference(&tape, &learner.params);
         let dim = learner.model.config().dim;
         let mut embedded = Vec::new();
         for (column, input) in batch.batch.inputs.columns.iter().enumerate() {
+            if !learner.model.compares(column) {
+                embedded.push(learner.model.nothing());
+                continue;
+            }
             let vectors = learner.embed(&cx, column, input)?;
             let contents = segment_contents(input, &batch.cells[column]);
             let gallery = &mut self.columns[column];
@@ -210,15 +230,23 @@ impl Galleries {
             }
             embedded.push(vectors);
         }
-        let (loss, weight) = learner.loss_of(&cx, &embedded, &batch.batch.inputs, &batch.cells)?;
+        let (loss, weight) = loss_of(&learner.model, &cx, &embedded, &batch.batch.inputs, &batch.cells)?;
         self.losses += f64::from(loss.loss.value().scalar()?) * weight;
         self.weight += weight;
         self.rows += batch.batch.rows.len();
         Ok(())
     }
 
+    /// The rows of a column that was gathered, and the vectors `[dim]` that
+    /// stand in them.
+    pub(crate) fn vectors(&self, column: usize, dim: usize) -> impl Iterator<Item = (u64, &[f32])> {
+        let gallery = &self.columns[column];
+        let items = gallery.rows.iter().zip(gallery.vectors.chunks_exact(dim));
+        items.flat_map(|(rows, vector)| rows.iter().map(move |row| (*row, vector)))
+    }
+
     /// The metrics of what was gathered.
-    pub(super) fn evaluation(&self, learner: &RetrievalLearner) -> Result<RetrievalEvaluation> {
+    pub(crate) fn evaluation(&self, learner: &RetrievalLearner) -> Result<RetrievalEvaluation> {
         let config = learner.model.config();
         let mut directions = Vec::new();
         for &[a, b] in &config.pairs {

@@ -5,14 +5,14 @@ use super::batch::{Cells, PairBatch, PairRows};
 use super::evaluate::{Galleries, RetrievalEvaluation, evaluate_rows};
 use super::{RetrievalLearner, Retriever, report};
 use crate::assemble::{augmentation, column_towers, plan_options, resolve};
-use crate::config::{FitConfig, MethodName, TaskName};
+use crate::config::{FitConfig, MethodName, RetrieveSection, TaskName};
 use crate::encoders::Encoders;
 use crate::finetune;
 use crate::fit::{FitOptions, Follower, Watch, feature_cache, held_out, refuse_to_overwrite, table_path};
 use crate::verbs::{Dataset, describe_columns, describe_model, measure_step};
 use crate::{Error, Result};
 use sensorium_data::{DataPlan, Loader, Processor};
-use sensorium_model::{JointConfig, JointModel};
+use sensorium_model::{ColumnTower, JointConfig, JointModel};
 use sensorium_train::{BoxError, Judge, RunOptions, Stopped, Summary, TrainConfig, Trainer};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -64,7 +64,8 @@ pub fn fit_retrieval(config: &FitConfig, options: &FitOptions, follower: &mut dy
     config.train.validate()?;
     let plan = saved_or_fitted_plan(&dataset, &mut config, &encoders, options)?;
     let processors = || plan.columns.iter().map(|c| &c.processor);
-    let network = joint_config(&plan, &mut config, &encoders, similarity.is_some())?;
+    let columns = column_towers(&plan, &config, &encoders)?;
+    let network = joint_config(columns, "retrieve", &mut config.retrieve, similarity.is_some())?;
     let (mut model, mut params) = JointModel::new(&network, config.train.seed)?;
     encoders.load(&model, &mut params, processors())?;
     if let Some(pair) = similarity {
@@ -163,36 +164,47 @@ fn saved_or_fitted_plan(
     Ok(plan)
 }
 
-/// The model for a plan; what was automatic is written back.
-fn joint_config(plan: &DataPlan, config: &mut FitConfig, encoders: &Encoders, pair: bool) -> Result<JointConfig> {
-    let columns = column_towers(plan, config, encoders)?;
-    let wrong = |key: &str, problem: String| Error::Config { place: format!("retrieve.{key}"), problem };
+/// The model over some columns' towers, as the section of the given name says;
+/// what was automatic is written back. `pair` says that the towers are a pair
+/// that was trained together.
+///
+/// # Errors
+/// When a column is not known, or sizes make no sense.
+pub(crate) fn joint_config(
+    columns: Vec<ColumnTower>,
+    section: &str,
+    config: &mut RetrieveSection,
+    pair: bool,
+) -> Result<JointConfig> {
+    let wrong = |key: &str, problem: String| Error::Config { place: format!("{section}.{key}"), problem };
     let at = |name: &String| {
-        plan.column(name).ok_or_else(|| {
-            let known = plan.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
+        columns.iter().position(|c| c.name == *name).ok_or_else(|| {
+            let known = columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
             wrong("pairs", format!("{name:?} is no input column; they are: {known}"))
         })
     };
-    let pairs: Vec<[usize; 2]> = match &config.retrieve.pairs {
+    let pairs: Vec<[usize; 2]> = match &config.pairs {
         Some(pairs) => pairs.iter().map(|[a, b]| Ok([at(a)?, at(b)?])).collect::<Result<_>>()?,
         None => (0..columns.len()).flat_map(|b| (0..b).map(move |a| [a, b])).collect(),
     };
-    let widths: Vec<usize> = columns.iter().map(|c| c.tower.dim()).collect();
+    let compared = |i: &usize| pairs.iter().flatten().any(|c| c == i);
+    let widths: Vec<usize> = (0..columns.len()).filter(compared).map(|i| columns[i].tower.dim()).collect();
     let widest = widths.iter().copied().max().unwrap_or(0);
-    let dim = *config.retrieve.dim.get_or_insert(widest);
+    let dim = *config.dim.get_or_insert(widest);
     if dim == 0 {
         return Err(wrong("dim", "0 is not at least 1".into()));
     }
     // The two of a pretrained pair meet already; with a third they need not.
     let projection = !(pair && widths.iter().all(|w| *w == dim));
-    let (loss, margin) = (config.retrieve.loss, config.retrieve.margin);
+    let (loss, margin) = (config.loss, config.margin);
     if !(margin.is_finite() && margin > 0.0 && margin <= 2.0) {
         return Err(wrong("margin", format!("{margin} is not a cosine above 0, at most 2")));
     }
     Ok(JointConfig { columns, dim, projection, pairs, loss, margin })
 }
 
-fn describe_space(network: &JointConfig) -> String {
+/// The space and what is compared in it, in a line.
+pub(crate) fn describe_space(network: &JointConfig) -> String {
     let name = |c: usize| network.columns[c].name.as_str();
     let pairs: Vec<String> = network.pairs.iter().map(|[a, b]| format!("{} ↔ {}", name(*a), name(*b))).collect();
     let projected = if network.projection { "projected" } else { "as the pretrained pair has them" };
@@ -240,16 +252,7 @@ impl Validation {
         }
         let found = galleries.evaluation(learner)?;
         self.report = Some(format!("\n{}", found.to_text()?));
-        Ok([
-            ("loss", found.loss),
-            ("recall_at_1", found.mean(|m| m.recall_at_1)),
-            ("recall_at_5", found.mean(|m| m.recall_at_5)),
-            ("recall_at_10", found.mean(|m| m.recall_at_10)),
-            ("mrr", found.mean(|m| m.mrr)),
-            ("median_rank", found.mean(|m| m.median_rank)),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into())
+        Ok(found.metrics())
     }
 }
 

@@ -37,35 +37,6 @@ impl RetrievalLearner {
         }
     }
 
-    /// The loss of a batch whose columns are embedded, and the samples that its
-    /// mean is over; `cells` are those of [`PairBatch`].
-    ///
-    /// # Errors
-    /// Those of the engine.
-    pub(super) fn loss_of(
-        &self,
-        cx: &Context<'_>,
-        embedded: &[Embedded],
-        inputs: &Inputs,
-        cells: &[Vec<u64>],
-    ) -> Result<(JointLoss, f64)> {
-        let columns = inputs.columns.iter().zip(cells);
-        let contents: Vec<Vec<u64>> = columns
-            .map(|(input, cells)| {
-                // Of samples without the column nothing is compared.
-                let mut of_samples = vec![0; inputs.samples];
-                let segments = input.sample_of().iter().zip(segment_contents(input, cells));
-                for (sample, content) in segments.rev() {
-                    of_samples[*sample as usize] = content;
-                }
-                of_samples
-            })
-            .collect();
-        let out = self.model.loss(cx, embedded, &contents)?;
-        let weight = out.parts.iter().map(|(_, _, pairs)| *pairs).max().unwrap_or(0) as f64;
-        Ok((out, weight))
-    }
-
     fn pairs_loss(&self, tape: &Tape, batch: &PairBatch, step: &StepContext) -> Result<StepLoss> {
         let inputs = &batch.batch.inputs;
         let (cx, inputs) = if step.training {
@@ -77,7 +48,7 @@ impl RetrievalLearner {
         };
         let columns = inputs.columns.iter().enumerate();
         let embedded = columns.map(|(c, input)| self.embed(&cx, c, input)).collect::<Result<Vec<_>>>()?;
-        let (out, weight) = self.loss_of(&cx, &embedded, &inputs, &batch.cells)?;
+        let (out, weight) = loss_of(&self.model, &cx, &embedded, &inputs, &batch.cells)?;
         let mut parts: Vec<(String, f64)> = match out.parts.len() {
             0 | 1 => Vec::new(),
             _ => out.parts.into_iter().map(|(name, loss, _)| (name, loss)).collect(),
@@ -87,6 +58,39 @@ impl RetrievalLearner {
         }
         Ok(StepLoss { loss: out.loss, parts, weight, samples: inputs.samples, tokens: self.model.tokens(&inputs) })
     }
+}
+
+/// The loss of a batch whose columns are embedded, and the samples that its
+/// mean is over; `cells` are those of [`PairBatch`].
+///
+/// # Errors
+/// Those of the engine.
+pub(crate) fn loss_of(
+    model: &JointModel,
+    cx: &Context<'_>,
+    embedded: &[Embedded],
+    inputs: &Inputs,
+    cells: &[Vec<u64>],
+) -> Result<(JointLoss, f64)> {
+    let out = model.loss(cx, embedded, &sample_contents(inputs, cells))?;
+    let weight = out.parts.iter().map(|(_, _, pairs)| *pairs).max().unwrap_or(0) as f64;
+    Ok((out, weight))
+}
+
+/// `[columns][samples]`: a number of the content of each sample's first
+/// segment, equal where contents are; 0 where there is none.
+pub(crate) fn sample_contents(inputs: &Inputs, cells: &[Vec<u64>]) -> Vec<Vec<u64>> {
+    let columns = inputs.columns.iter().zip(cells);
+    columns
+        .map(|(input, cells)| {
+            let mut of_samples = vec![0; inputs.samples];
+            let segments = input.sample_of().iter().zip(segment_contents(input, cells));
+            for (sample, content) in segments.rev() {
+                of_samples[*sample as usize] = content;
+            }
+            of_samples
+        })
+        .collect()
 }
 
 impl Trainable for RetrievalLearner {

@@ -13,8 +13,13 @@ mod report;
 mod saved;
 mod space;
 
+pub(crate) use batch::Cells;
 pub use batch::PairBatch;
 pub use evaluate::{Direction, RetrievalEvaluation, evaluate_retrieval};
+pub(crate) use evaluate::{Galleries, evaluate_rows};
 pub use fit::{FittedRetrieval, fit_retrieval};
+pub(crate) use fit::{describe_space, joint_config};
 pub use learner::RetrievalLearner;
+pub(crate) use learner::loss_of;
+pub(crate) use report::write_card;
 pub use saved::Retriever;

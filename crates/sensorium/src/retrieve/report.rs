@@ -139,7 +139,7 @@ fn cell(model: &Retriever, dataset: &Dataset, column: &str, place: Place) -> Res
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(super) fn write_card(
+pub(crate) fn write_card(
     folder: &Path,
     model: &Retriever,
     evaluated: Option<&RetrievalEvaluation>,

@@ -86,7 +86,7 @@ impl Retriever {
     }
 
     /// Writes what is known before training.
-    pub(super) fn save_structure(&self, folder: &Path) -> Result<()> {
+    pub(crate) fn save_structure(&self, folder: &Path) -> Result<()> {
         let adapters = self.learner.model.adapters();
         let structure = Structure {
             format: FORMAT,
@@ -100,7 +100,7 @@ impl Retriever {
     }
 
     /// Writes the weights, and the adapter where there is one.
-    pub(super) fn save_weights(&self, folder: &Path) -> Result<()> {
+    pub(crate) fn save_weights(&self, folder: &Path) -> Result<()> {
         let RetrievalLearner { model, params, .. } = &self.learner;
         finetune::save_adapter(&folder.join(finetune::ADAPTER_FOLDER), &self.config, model, params)?;
         save_weights(folder, model, params)

@@ -1,0 +1,151 @@
+//! `sensorium pretrain` over columns of a table that belong together
+
+use crate::pretrain::assert_goes_on_to_the_same_bits;
+use crate::retrieve::scene;
+use crate::scene::{Scene, failure, stdout};
+use serde_json::Value;
+
+/// What every run shares, so that it takes seconds.
+const SMALL: &str = "[image]\nsize = 16\npatch_size = 8\naugment = false\n[image.tower]\nhidden = 32\nlayers = 1\n\
+    [text]\nmax_tokens = 16\n[text.tower]\nhidden = 32\nlayers = 1\n[train]\nlr = 3e-3\nschedule = \"constant\"\n\
+    warmup = 0\nbatch_size = 24\n";
+
+fn config(scene: &Scene, table: &str, objectives: &str) {
+    let data = "types = { words = \"text\", photo = \"image\" }\ncache = false\n";
+    scene.write("run.toml", &format!("[data]\ntable = \"{table}\"\n{data}{objectives}{SMALL}"));
+}
+
+fn run(scene: &Scene, out: &str, epochs: usize, more: &[&str]) -> Value {
+    let mut command = scene.program();
+    command.args(["pretrain", "run.toml", "--out", out, "--json", "--set", &format!("train.epochs={epochs}")]);
+    serde_json::from_str(&stdout(command.args(more))).expect("one JSON object")
+}
+
+fn number(metrics: &Value, name: &str) -> f64 {
+    metrics[name].as_f64().unwrap_or_else(|| panic!("no {name} in {metrics}"))
+}
+
+#[test]
+fn columns_meet_while_their_towers_learn_what_is_hidden() {
+    let scene = scene();
+    // The colour of a picture, as its class.
+    let named: String = (0..96)
+        .map(|i| format!("pictures/{i}.png,{}\n", ["red", "green", "blue", "white", "yellow", "black"][i % 6]))
+        .collect();
+    scene.write("named.csv", &format!("photo,words\n{}", named.replace(".png,", ".png,a thing that is ")));
+    let rows: String = named
+        .lines()
+        .map(|l| {
+            let (photo, colour) = l.split_once(',').expect("two");
+            format!("{photo},a {colour} thing,{colour}\n")
+        })
+        .collect();
+    scene.write("rows.csv", &format!("photo,words,colour\n{rows}"));
+    config(
+        &scene,
+        "rows.csv",
+        "[pretrain.contrastive]\nweight = 1\nzero_shot = \"colour\"\ntemplates = [\"a {} thing\"]\n[pretrain.mim]\n\
+         weight = 0.5\nmethod = \"simmim\"\n[pretrain.mlm]\nweight = 0.5\nwhole_word = true\n",
+    );
+    let learnt = run(&scene, "all", 25, &["--set", "train.early_stopping={ metric = \"recall_at_1\", patience = 25 }"]);
+    let sum = number(&learnt, "contrastive_loss") + 0.5 * (number(&learnt, "mim_loss") + number(&learnt, "mlm_loss"));
+    assert!((sum - number(&learnt, "loss")).abs() < 1e-6, "{learnt}");
+    for name in ["photo_to_words_recall_at_1", "words_to_photo_recall_at_5", "zero_shot_accuracy"] {
+        assert!(number(&learnt, name) > 0.8, "{name}: {learnt}");
+    }
+    // The pair is what a fit with task = "retrieve" leaves.
+    scene
+        .program()
+        .args(["index", "all/pair", "rows.csv", "--type", "words=text", "--out", "rows.index"])
+        .assert()
+        .success();
+    let found = stdout(scene.program().args(["search", "rows.index", "--text", "a red thing", "--json"]));
+    assert!(found.contains("pictures/"), "{found}");
+    scene.write("unseen.csv", "photo\npictures/0.png\npictures/2.png\n");
+    let sorted = stdout(scene.program().args([
+        "predict",
+        "all/pair",
+        "unseen.csv",
+        "--labels",
+        "red,blue",
+        "--template",
+        "a {} thing",
+    ]));
+    assert!(sorted.contains("1,red") && sorted.contains("2,blue"), "{sorted}");
+    let evaluated = stdout(scene.program().args(["evaluate", "all/pair", "rows.csv", "--json"]));
+    assert!(evaluated.contains("recall_at_1"), "{evaluated}");
+    for (folder, family) in [("text", "BERT"), ("image", "ViT")] {
+        let info = stdout(scene.program().args(["model", "info", &format!("all/{folder}")]));
+        assert!(info.contains(family), "{info}");
+    }
+    // Fits and further runs start from the towers.
+    for set in ["image.encoder=all/image", "text.encoder=all/text"] {
+        let arguments = ["fit", "rows.csv", "--label", "colour", "--type", "words=text", "--out", &set[..4]];
+        let short = ["--set", set, "--set", "train.epochs=1", "--set", "data.cache=false"];
+        scene.program().args(arguments).args(short).assert().success();
+    }
+    let sizes = ["--set", "image.encoder=all/image", "--set", "text.encoder=all/text", "--set", "train.lr=1e-6"];
+    config(&scene, "rows.csv", "[pretrain.contrastive]\nweight = 1\n");
+    let toml = String::from_utf8(scene.bytes("run.toml")).expect("text");
+    let toml = toml.replace("hidden = 32\nlayers = 1\n", "").replace("patch_size = 8\n", "");
+    scene.write("run.toml", &toml);
+    let on = run(&scene, "on", 1, &sizes);
+    assert!(number(&on, "recall_at_5").is_finite(), "{on}");
+}
+
+#[test]
+fn a_large_batch_in_parts_is_the_same_batch() {
+    let scene = scene();
+    config(&scene, "lists.jsonl", "[pretrain.contrastive]\nweight = 1\nloss = \"sigmoid\"\n");
+    let still = ["--set", "text.tower.dropout=0", "--set", "image.tower.dropout=0"];
+    let whole = run(&scene, "whole", 2, &still);
+    let parts = run(&scene, "parts", 2, &[&still[..], &["--set", "pretrain.contrastive.sub_batch=5"]].concat());
+    let (a, b) = (number(&whole, "contrastive_loss"), number(&parts, "contrastive_loss"));
+    assert!((a - b).abs() < 1e-3 * a, "{a} and {b}");
+}
+
+#[test]
+fn a_killed_run_over_columns_goes_on_to_the_same_bits() {
+    let scene = scene();
+    config(
+        &scene,
+        "lists.jsonl",
+        "[pretrain.contrastive]\nweight = 1\nsub_batch = 10\n[pretrain.mim]\nweight = 1\ndecoder_hidden = 32\n\
+         decoder_layers = 1\n[pretrain.mlm]\nweight = 1\n",
+    );
+    assert_goes_on_to_the_same_bits(&scene, &["run.toml", "--set", "train.epochs=10"], "pair/model.safetensors");
+    let text = |out: &str| scene.bytes(&format!("{out}/text/model.safetensors"));
+    assert!(text("whole") == text("killed"));
+}
+
+#[test]
+fn the_texts_of_a_table_are_learnt_without_a_corpus() {
+    let scene = Scene::new(1);
+    let words = ["big", "dog", "eats", "red", "猫", "坐", "在", "树", "上"];
+    let row = |n: usize| format!("{},{}\n", [words[n % 9]; 6].join(" "), [words[(n + 4) % 9]; 5].join(" "));
+    scene.write("texts.csv", &format!("title,body\n{}", (0..200).map(row).collect::<String>()));
+    let text = "[text]\nmax_tokens = 16\n[text.tower]\nhidden = 32\nlayers = 1\n[train]\nlr = 5e-3\nbatch_size = 8\n";
+    let data = "[data]\ntable = \"texts.csv\"\ntypes = { title = \"text\", body = \"text\" }\n";
+    scene.write("run.toml", &format!("{data}[pretrain.mlm]\nweight = 1\nspan = 2\n{text}"));
+    let learnt = run(&scene, "learnt", 12, &[]);
+    assert!(number(&learnt, "mlm_accuracy") > 0.9, "{learnt}");
+    let info = stdout(scene.program().args(["model", "info", "learnt/text"]));
+    assert!(info.contains("masked_lm"), "{info}");
+}
+
+#[test]
+fn mistakes_in_columns_get_one_clear_line() {
+    let scene = scene();
+    let error = |objectives: &str| {
+        config(&scene, "lists.jsonl", objectives);
+        failure(scene.program().args(["pretrain", "run.toml", "--out", "x"]), 1)
+    };
+    assert!(error("[pretrain.contrastive]\nweigth = 1\n").contains("did you mean \"weight\"?"));
+    let unknown = error("[pretrain.contrastive]\nweight = 1\npairs = [[\"photo\", \"wrods\"]]\n");
+    assert!(unknown.contains("wrods") && unknown.contains("words"), "{unknown}");
+    let classes = error("[pretrain.contrastive]\nweight = 1\nzero_shot = \"kind\"\n");
+    assert!(classes.contains("kind"), "{classes}");
+    let causal =
+        error("[corpus]\nfiles = [\"rows.txt\"]\n[pretrain.contrastive]\nweight = 1\n[pretrain.clm]\nweight = 1\n");
+    assert!(causal.contains("pretrain.clm"), "{causal}");
+}
