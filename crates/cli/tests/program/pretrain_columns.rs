@@ -145,6 +145,7 @@ fn mistakes_in_columns_get_one_clear_line() {
     assert!(unknown.contains("wrods") && unknown.contains("words"), "{unknown}");
     let classes = error("[pretrain.contrastive]\nweight = 1\nzero_shot = \"kind\"\n");
     assert!(classes.contains("kind"), "{classes}");
+    scene.write("rows.txt", "some words\n");
     let causal =
         error("[corpus]\nfiles = [\"rows.txt\"]\n[pretrain.contrastive]\nweight = 1\n[pretrain.clm]\nweight = 1\n");
     assert!(causal.contains("pretrain.clm"), "{causal}");
