@@ -38,6 +38,7 @@ mod params;
 pub mod pattern;
 pub mod quantized;
 mod random;
+mod row_gradient;
 mod simd;
 pub mod similarity;
 mod tape;

@@ -4,7 +4,9 @@
 //! node that made it. [`Tape::backward`] walks the nodes in reverse, hands each
 //! its gradient, and drops what the node kept as soon as it is through.
 
+use crate::ops::scatter::scatter_add;
 use crate::params::{ParamId, Params};
+use crate::row_gradient::RowGradient;
 use crate::{Element, EngineError, Result, Shape, Tensor};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -209,15 +211,17 @@ impl<E: Element> Tape<E> {
         if gradient.shape() != output.shape() {
             return Err(EngineError::shape("backward", "gradient", output.shape(), gradient.shape()));
         }
-        let mut g = Gradients { slots: Vec::new(), params: BTreeMap::new() };
+        let mut g = Gradients::none();
         g.slots.resize_with(nodes.len(), || None);
+        g.leaves = nodes.iter().map(|node| node.param.is_some()).collect();
         g.slots[last] = Some(gradient);
         for (n, node) in nodes.into_iter().enumerate().rev() {
             if n > last {
                 continue;
             }
             if let Some(id) = node.param {
-                if let Some(d) = g.slots[n].take() {
+                let rows = g.rows.remove(&n).map(Gradient::Rows);
+                if let Some(d) = rows.or_else(|| g.slots[n].take().map(Gradient::Whole)) {
                     g.add_param(id, d);
                 }
                 continue;
@@ -237,16 +241,67 @@ impl<E: Element> Default for Tape<E> {
     }
 }
 
+/// The gradient of one parameter.
+pub(crate) enum Gradient<E: Element> {
+    Whole(Tensor<E>),
+    /// Of a table that was read at few places.
+    Rows(RowGradient<E>),
+}
+
+impl<E: Element> Gradient<E> {
+    pub(crate) fn shape(&self) -> Shape {
+        match self {
+            Self::Whole(t) => t.shape(),
+            Self::Rows(rows) => rows.shape(),
+        }
+    }
+
+    /// All that is not zero by its nature.
+    pub(crate) fn data(&self) -> &[E] {
+        match self {
+            Self::Whole(t) => t.data(),
+            Self::Rows(rows) => rows.values().data(),
+        }
+    }
+
+    /// As one tensor; a whole one shares its memory.
+    pub(crate) fn whole(&self) -> Tensor<E> {
+        match self {
+            Self::Whole(t) => t.clone(),
+            Self::Rows(rows) => rows.whole(),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Whole(mut sum), Self::Whole(other)) => {
+                add_into(&mut sum, &other);
+                Self::Whole(sum)
+            }
+            (Self::Whole(mut sum), Self::Rows(rows)) | (Self::Rows(rows), Self::Whole(mut sum)) => {
+                rows.add_to(&mut sum);
+                Self::Whole(sum)
+            }
+            (Self::Rows(rows), Self::Rows(other)) => Self::Rows(rows.plus(&other)),
+        }
+    }
+}
+
 /// The gradients that a backward pass leaves: of parameters and of inputs.
 pub struct Gradients<E: Element = f32> {
     slots: Vec<Option<Tensor<E>>>,
-    params: BTreeMap<ParamId, Tensor<E>>,
+    /// Of parameters that were only read at few places so far, by their node;
+    /// their slots are empty.
+    rows: HashMap<usize, RowGradient<E>>,
+    /// Which nodes are parameters.
+    leaves: Vec<bool>,
+    params: BTreeMap<ParamId, Gradient<E>>,
 }
 
 impl<E: Element> Gradients<E> {
     /// No gradients at all: the start of an accumulation.
     pub fn none() -> Self {
-        Self { slots: Vec::new(), params: BTreeMap::new() }
+        Self { slots: Vec::new(), rows: HashMap::new(), leaves: Vec::new(), params: BTreeMap::new() }
     }
 
     /// The gradient of an input leaf.
@@ -255,34 +310,49 @@ impl<E: Element> Gradients<E> {
     }
 
     /// The gradient of a parameter; None if the loss does not depend on it.
-    pub fn param(&self, id: ParamId) -> Option<&Tensor<E>> {
+    /// That of a table which was read at few places is written out for it.
+    pub fn param(&self, id: ParamId) -> Option<Tensor<E>> {
+        self.params.get(&id).map(Gradient::whole)
+    }
+
+    /// The gradients of parameters, as [`Gradients::param`] has them, in the
+    /// order of their identifiers.
+    pub fn params(&self) -> impl Iterator<Item = (ParamId, Tensor<E>)> {
+        self.params.iter().map(|(id, g)| (*id, g.whole()))
+    }
+
+    /// The gradients of parameters as they are kept.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (ParamId, &Gradient<E>)> {
+        self.params.iter().map(|(id, g)| (*id, g))
+    }
+
+    /// The gradient of a parameter as it is kept.
+    pub(crate) fn kept_of(&self, id: ParamId) -> Option<&Gradient<E>> {
         self.params.get(&id)
     }
 
-    /// The gradients of parameters, in the order of their identifiers.
-    pub fn params(&self) -> impl Iterator<Item = (ParamId, &Tensor<E>)> {
-        self.params.iter().map(|(id, t)| (*id, t))
-    }
-
-    /// The gradients of parameters, for writing.
-    pub fn params_mut(&mut self) -> impl Iterator<Item = (ParamId, &mut Tensor<E>)> {
-        self.params.iter_mut().map(|(id, t)| (*id, t))
+    /// The rows of a parameter's gradient, where only some are kept.
+    #[cfg(test)]
+    pub(crate) fn rows_of(&self, id: ParamId) -> Option<&RowGradient<E>> {
+        match self.params.get(&id)? {
+            Gradient::Rows(rows) => Some(rows),
+            Gradient::Whole(_) => None,
+        }
     }
 
     /// Adds the parameter gradients of another backward pass.
     pub fn accumulate(&mut self, other: Self) {
-        for (id, t) in other.params {
-            self.add_param(id, t);
+        for (id, gradient) in other.params {
+            self.add_param(id, gradient);
         }
     }
 
-    fn add_param(&mut self, id: ParamId, gradient: Tensor<E>) {
-        match self.params.entry(id) {
-            std::collections::btree_map::Entry::Vacant(v) => {
-                v.insert(gradient);
-            }
-            std::collections::btree_map::Entry::Occupied(mut o) => add_into(o.get_mut(), &gradient),
-        }
+    fn add_param(&mut self, id: ParamId, gradient: Gradient<E>) {
+        let sum = match self.params.remove(&id) {
+            Some(known) => known.plus(gradient),
+            None => gradient,
+        };
+        self.params.insert(id, sum);
     }
 
     /// The gradient of an input leaf, moved out.
@@ -298,6 +368,7 @@ impl<E: Element> Gradients<E> {
     /// Adds to a gradient; the first one moves in without a copy.
     pub(crate) fn add(&mut self, to: Handle, gradient: Tensor<E>) {
         let Some(n) = to.0 else { return };
+        self.write_out(n);
         match &mut self.slots[n] {
             slot @ None => *slot = Some(gradient),
             Some(sum) => {
@@ -315,6 +386,7 @@ impl<E: Element> Gradients<E> {
     /// Give it back with [`Gradients::put`].
     pub(crate) fn take(&mut self, to: Handle, dims: &[usize]) -> Option<(Tensor<E>, bool)> {
         let n = to.0?;
+        self.write_out(n);
         Some(match self.slots[n].take() {
             Some(t) => (t, true),
             None => (Tensor::any(dims), false),
@@ -324,6 +396,35 @@ impl<E: Element> Gradients<E> {
     pub(crate) fn put(&mut self, to: Handle, gradient: Tensor<E>) {
         if let Some(n) = to.0 {
             self.slots[n] = Some(gradient);
+        }
+    }
+}
+
+/// The gradient of rows that were read.
+impl<E: Element> Gradients<E> {
+    /// Adds to the gradient of a table `[rows, cols]` whose rows `index` were
+    /// read what came back for them, `d` `[index, cols]`.
+    pub(crate) fn add_rows(&mut self, to: Handle, [rows, cols]: [usize; 2], index: &[u32], d: &Tensor<E>) {
+        let Some(n) = to.0 else { return };
+        if self.leaves[n] && self.slots[n].is_none() && RowGradient::<E>::pays(rows, cols, index.len()) {
+            let read = RowGradient::of_read(Shape::new(&[rows, cols]), index, d);
+            let sum = match self.rows.remove(&n) {
+                Some(known) => known.plus(&read),
+                None => read,
+            };
+            self.rows.insert(n, sum);
+            return;
+        }
+        if let Some((mut sum, add)) = self.take(to, &[rows, cols]) {
+            scatter_add(sum.data_mut(), add, d.data(), index, cols);
+            self.put(to, sum);
+        }
+    }
+
+    /// Puts a whole gradient in place of rows.
+    fn write_out(&mut self, n: usize) {
+        if let Some(rows) = self.rows.remove(&n) {
+            self.slots[n] = Some(rows.whole());
         }
     }
 }

@@ -203,7 +203,7 @@ fn cached_features_of_frozen_towers_are_the_same_bits() {
         let bits = |t: &Tensor| t.data().iter().map(|x| x.to_bits()).collect();
         let mut all = vec![("loss".to_owned(), bits(loss.value()))];
         let gradients = tape.backward(&loss).expect("gradients");
-        all.extend(gradients.params().map(|(id, g)| (learner.params.get(id).name.clone(), bits(g))));
+        all.extend(gradients.params().map(|(id, g)| (learner.params.get(id).name.clone(), bits(&g))));
         all
     };
     for fusion in fusions() {

@@ -87,7 +87,7 @@ fn frozen_towers_stay_and_what_is_cached_of_them_is_the_same_bits() {
         let bits = |t: &Tensor| t.data().iter().map(|x| x.to_bits()).collect();
         let mut all = vec![("loss".to_owned(), bits(loss.value()))];
         let gradients = tape.backward(&loss).expect("gradients");
-        all.extend(gradients.params().map(|(id, g)| (learner.params.get(id).name.clone(), bits(g))));
+        all.extend(gradients.params().map(|(id, g)| (learner.params.get(id).name.clone(), bits(&g))));
         all
     };
     for loss in LOSSES {

@@ -3,9 +3,10 @@
 //! copy.
 //!
 //! For `f32` on x86-64 with AVX2 or AVX-512 a packed, register-blocked product
-//! of our own (`packed.rs`) runs, with AMX on its tiles (`split.rs`); everywhere else, and for `f64`, the `gemm`
-//! crate, which is also the oracle of the tests. Each element of C is summed
-//! in an order that depends on the shape only, never on the threads.
+//! of our own (`packed.rs`) runs, with AMX on its tiles (`split.rs`), and one
+//! of few rows that packs nothing (`thin.rs`); everywhere else, and for `f64`,
+//! the `gemm` crate, which is also the oracle of the tests. Each element of C
+//! is summed in an order that depends on the shape only, never on the threads.
 
 #[cfg(target_arch = "x86_64")]
 mod blocks;
@@ -19,6 +20,8 @@ mod portable;
 mod right;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod split;
+#[cfg(target_arch = "x86_64")]
+mod thin;
 
 use crate::Element;
 use std::marker::PhantomData;
@@ -201,6 +204,10 @@ pub(crate) fn pack_f32(b: &Matrix<'_, f32>) -> Option<PackedRight> {
 }
 
 pub(crate) fn product_f32(p: Product<'_, f32>) {
+    #[cfg(target_arch = "x86_64")]
+    if !ALIKE.get() && thin::fits(&p) {
+        return thin::product(&p);
+    }
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if matches!(p.b, Right::Plain(_)) && in_tiles(p.c.rows, p.c.cols, p.a.cols) {
         return packed::product::<split::Amx>(&p);
@@ -233,9 +240,20 @@ pub fn rows_alike<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
+/// Whether a product of `m × n` over `k` reads a right factor that is packed
+/// once and kept: not where few rows read it as it lies in memory, nor in AMX
+/// tiles, which pack in other ways, in little of their time.
+pub(crate) fn reads_packed(m: usize, n: usize, k: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if !ALIKE.get() && thin::is_thin(m, k) {
+        return false;
+    }
+    !in_tiles(m, n, k)
+}
+
 /// Whether a product of `m × n` over `k` is faster in AMX tiles, which pack
 /// more: not where one of the three is small. It is packed anew each time.
-pub(crate) fn in_tiles(m: usize, n: usize, k: usize) -> bool {
+fn in_tiles(m: usize, n: usize, k: usize) -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     {
         (m >= 32 || ALIKE.get()) && n >= 32 && k >= 64 && split::is_here()

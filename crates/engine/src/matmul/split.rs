@@ -59,7 +59,7 @@ impl Kernel for Amx {
     const COLS: usize = 32;
     // Panels pass through the first-level cache; what counts more is how seldom
     // C is read and written.
-    const DEPTH: usize = 768;
+    const DEPTH: usize = 384;
     const UNIT: usize = STEP;
     const ANY_HEIGHT: bool = false;
 
@@ -237,8 +237,8 @@ unsafe fn pack<const LEFT: bool>(
 ) {
     // In `scratch` a tile of A lies line after line, one of B element after element.
     let (in_order, across) = if LEFT { (lines.along == 1, STEP) } else { (lines.line == 1, LINES) };
-    // What will be packed next: the lines beside these, or the elements behind.
-    let ahead = if lines.line == 1 { 2 * LINES } else { depth };
+    // What will be packed next at the same place: the lines beside these.
+    let ahead = if lines.line == 1 { 2 * LINES } else { LINES * lines.line };
     let mut scratch = Scratch([0.0; LINES * STEP]);
     for (tile, step) in (0..2).flat_map(|tile| (0..depth.div_ceil(STEP)).map(move |step| (tile, step))) {
         let known = STEP.min(depth - step * STEP);

@@ -1,7 +1,7 @@
 //! Rows of a table by identifier.
 
 use super::matrix;
-use super::scatter::{check_index, scatter_add, select};
+use super::scatter::{check_index, select};
 use crate::{Element, Result, Tape, Tensor, Var};
 
 /// The rows of an embedding table for token identifiers: `table` is
@@ -32,10 +32,7 @@ fn rows_of<E: Element>(op: &'static str, tape: &Tape<E>, table: &Var<E>, index: 
     let h = table.handle();
     let index = if tape.records(&[table]) { index.to_vec() } else { Vec::new() };
     Ok(tape.record(value, &[table], move |d, g| {
-        if let Some((mut sum, add)) = g.take(h, &[rows, cols]) {
-            scatter_add(sum.data_mut(), add, d.data(), &index, cols);
-            g.put(h, sum);
-        }
+        g.add_rows(h, [rows, cols], &index, &d);
         Ok(())
     }))
 }
@@ -68,10 +65,7 @@ pub fn add_rows_broadcast<E: Element>(tape: &Tape<E>, x: &Var<E>, table: &Var<E>
     let (hx, ht) = (x.handle(), table.handle());
     let index = if tape.records(&[table]) { index.to_vec() } else { Vec::new() };
     Ok(tape.record(value, &[x, table], move |d, g| {
-        if let Some((mut sum, add)) = g.take(ht, &[n, cols]) {
-            scatter_add(sum.data_mut(), add, d.data(), &index, cols);
-            g.put(ht, sum);
-        }
+        g.add_rows(ht, [n, cols], &index, &d);
         g.add(hx, d);
         Ok(())
     }))

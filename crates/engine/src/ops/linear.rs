@@ -1,7 +1,7 @@
 //! The linear layer as one operation: product, bias and activation.
 
 use super::{Activation, activation, matrix, vector};
-use crate::matmul::{Matrix, Output, Product, Right, in_tiles};
+use crate::matmul::{Matrix, Output, Product, Right, reads_packed};
 use crate::parallel::{reduce_rows, rows_mut};
 use crate::simd::vectorised;
 use crate::tape::Handle;
@@ -142,10 +142,9 @@ impl Layer {
     ) -> Tensor<E> {
         let mut value = Tensor::any(&[self.rows, self.outputs]);
         let plain = Matrix::dense(weight.data(), self.outputs, self.inputs).transposed();
-        // A weight that nobody trains is packed once for all its products, unless
-        // tiles are faster: they pack in other ways, in little of their time.
-        let anew = weight.needs_gradient() || in_tiles(self.rows, self.outputs, self.inputs);
-        let packed = if anew { None } else { weight.value().packed_transpose() };
+        // A weight that nobody trains is packed once for all products that read it so.
+        let kept = !weight.needs_gradient() && reads_packed(self.rows, self.outputs, self.inputs);
+        let packed = if kept { weight.value().packed_transpose() } else { None };
         let (bias, activate) = (bias.map(Var::data), activation::forward_loop(after));
         let finish = |_: usize, col: usize, run: &mut [E]| {
             if let Some(bias) = bias {

@@ -86,7 +86,7 @@ mod tests {
         let loss = sum(&tape, &x)?;
         let operations = tape.operations();
         let g = tape.backward(&loss)?;
-        let all = weights.map(|w| g.param(w)).into_iter().chain([g.of(&input)]).flatten();
+        let all = weights.map(|w| g.param(w)).into_iter().chain([g.of(&input).cloned()]).flatten();
         Ok((all.map(|t| t.data().iter().map(|x| x.to_bits()).collect()).collect(), operations))
     }
 

@@ -61,7 +61,7 @@ pub(crate) fn scatter_add<E: Element>(table: &mut [E], add: bool, d: &[E], index
 
 /// The positions at which each of `rows` indices occurs, ascending, laid end
 /// to end, and where each index's positions begin (a counting sort).
-fn group(index: &[u32], rows: usize) -> (Vec<usize>, Vec<u32>) {
+pub(crate) fn group(index: &[u32], rows: usize) -> (Vec<usize>, Vec<u32>) {
     let mut starts = vec![0; rows + 1];
     for &i in index {
         starts[i as usize + 1] += 1;

@@ -10,6 +10,7 @@
 mod average;
 mod norm;
 mod optimizer;
+mod rows;
 mod update;
 
 pub use average::Ema;

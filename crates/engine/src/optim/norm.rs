@@ -13,7 +13,7 @@ const RUN: usize = 1 << 15;
 /// shapes. The result is NaN or infinite exactly when some gradient is, so
 /// `is_finite()` is the check for a step that must be skipped.
 pub fn global_norm<E: Element>(gradients: &Gradients<E>) -> f64 {
-    let runs: Vec<&[E]> = gradients.params().flat_map(|(_, t)| t.data().chunks(RUN)).collect();
+    let runs: Vec<&[E]> = gradients.kept().flat_map(|(_, g)| g.data().chunks(RUN)).collect();
     let sums: Vec<f64> = runs.into_par_iter().map(square_sum).collect();
     sums.into_iter().sum::<f64>().sqrt()
 }

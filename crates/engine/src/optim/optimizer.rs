@@ -1,7 +1,10 @@
 //! AdamW, Adam and stochastic gradient descent.
 
-use super::update;
-use crate::{Element, EngineError, Gradients, ParamId, Params, Result, Tensor};
+use super::rows::{RowMoments, SharedMoments};
+use super::update::{self, Factors};
+use crate::row_gradient::RowGradient;
+use crate::tape::Gradient;
+use crate::{Buffer, Element, EngineError, Gradients, ParamId, Params, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Elements that one task updates.
@@ -93,7 +96,46 @@ pub struct Optimizer<E: Element = f32> {
 #[derive(Debug, Clone)]
 struct Memory<E: Element> {
     steps: u64,
-    slots: Vec<Tensor<E>>,
+    slots: Slots<E>,
+}
+
+#[derive(Debug, Clone)]
+enum Slots<E: Element> {
+    Whole(Vec<Tensor<E>>),
+    /// Of a table of which few rows ever had a gradient.
+    Rows(RowMoments<E>),
+}
+
+impl<E: Element> Slots<E> {
+    fn new(count: usize, gradient: &Gradient<E>) -> Self {
+        let shape = gradient.shape();
+        match gradient {
+            Gradient::Whole(_) => Self::Whole(vec![Tensor::zeros(shape.dims()); count]),
+            Gradient::Rows(_) => Self::Rows(RowMoments::new(shape.rows(), shape.cols(), count)),
+        }
+    }
+
+    /// Each as a tensor of the parameter's shape.
+    fn whole(&self, count: usize, shape: Shape) -> Vec<Tensor<E>> {
+        match self {
+            Self::Whole(slots) => slots.clone(),
+            Self::Rows(rows) => {
+                let slot = |at| {
+                    let mut whole = Tensor::any(shape.dims());
+                    rows.write_out(at, whole.data_mut());
+                    whole
+                };
+                (0..count).map(slot).collect()
+            }
+        }
+    }
+
+    /// What tensors of the parameter's shape say.
+    fn of_whole(slots: Vec<Tensor<E>>, shape: Shape) -> Self {
+        let data: Vec<&[E]> = slots.iter().map(Tensor::data).collect();
+        let few = if shape.dims().len() == 2 { RowMoments::of_whole(shape.rows(), shape.cols(), &data) } else { None };
+        few.map_or_else(|| Self::Whole(slots), Self::Rows)
+    }
 }
 
 /// The two words a number of steps is kept in: each exact even in `f32`.
@@ -133,7 +175,7 @@ impl<E: Element> Optimizer<E> {
             let problem = format!("{} learning rates for {} parameters", hyper.len(), params.len());
             return Err(EngineError::setting("optimizer", problem));
         }
-        for (id, g) in gradients.params() {
+        for (id, g) in gradients.kept() {
             if id.index() >= params.len() || g.shape() != params.get(id).value.shape() {
                 let expected =
                     if id.index() < params.len() { params.get(id).value.shape().to_string() } else { "none".into() };
@@ -142,17 +184,19 @@ impl<E: Element> Optimizer<E> {
         }
         self.memory.resize_with(params.len(), || None);
         let method = self.method;
+        let count = method.slots().len();
+        let widest = gradients.kept().map(|(_, g)| g.shape().cols()).max().unwrap_or(0);
+        let nothing = Buffer::zeros(widest);
         let mut runs = Vec::new();
         for (((id, p), memory), hyper) in params.iter_mut().zip(&mut self.memory).zip(hyper) {
-            let Some(g) = gradients.param(id).filter(|_| p.trainable) else { continue };
-            let memory = memory.get_or_insert_with(|| Memory {
-                steps: 0,
-                slots: method.slots().iter().map(|_| Tensor::zeros(g.dims())).collect(),
-            });
+            let Some(g) = gradients.kept_of(id).filter(|_| p.trainable) else { continue };
+            let memory = memory.get_or_insert_with(|| Memory { steps: 0, slots: Slots::new(count, g) });
             memory.steps += 1;
-            cut(&mut runs, method, p.value.data_mut(), g.data(), memory, *hyper, scale);
+            let factors = factors(method, memory.steps, *hyper, scale);
+            let update = Update { p: p.value.data_mut(), factors, nothing: &nothing };
+            update.cut(&mut runs, g, &mut memory.slots, count);
         }
-        runs.into_par_iter().for_each(Run::update);
+        runs.into_par_iter().for_each(|run| run());
         Ok(())
     }
 
@@ -163,8 +207,9 @@ impl<E: Element> Optimizer<E> {
         let mut out = Vec::new();
         for ((_, p), memory) in params.iter().zip(&self.memory) {
             let Some(memory) = memory else { continue };
-            for (slot, t) in self.method.slots().iter().zip(&memory.slots) {
-                out.push((format!("{slot}.{}", p.name), t.clone()));
+            let slots = self.method.slots();
+            for (slot, t) in slots.iter().zip(memory.slots.whole(slots.len(), p.value.shape())) {
+                out.push((format!("{slot}.{}", p.name), t));
             }
             let mut steps = Tensor::any(&[2]);
             steps
@@ -214,7 +259,7 @@ impl<E: Element> Optimizer<E> {
             let Some(steps) = tensors.pop().and_then(|t| number_of_steps(&t)) else {
                 return bad(format!("step.{} is not a number of steps", p.name));
             };
-            memory.push(Some(Memory { steps, slots: tensors }));
+            memory.push(Some(Memory { steps, slots: Slots::of_whole(tensors, p.value.shape()) }));
         }
         self.memory = memory;
         Ok(())
@@ -233,39 +278,14 @@ fn number_of_steps<E: Element>(words: &Tensor<E>) -> Option<u64> {
     Some(low as u64 + WORD * high as u64)
 }
 
-/// One task: a run of one parameter's elements and all that belongs to it.
-enum Run<'a, E> {
-    Adam { p: &'a mut [E], g: &'a [E], m: &'a mut [E], v: &'a mut [E], factors: update::Adam<E> },
-    Sgd { p: &'a mut [E], g: &'a [E], m: Option<&'a mut [E]>, factors: update::Sgd<E> },
-}
-
-impl<E: Element> Run<'_, E> {
-    fn update(self) {
-        match self {
-            Self::Adam { p, g, m, v, factors } => update::adam(p, g, m, v, factors),
-            Self::Sgd { p, g, m: Some(m), factors } => update::sgd_momentum(p, g, m, factors),
-            Self::Sgd { p, g, m: None, factors } => update::sgd(p, g, factors),
-        }
-    }
-}
-
-/// Cuts one parameter's update into runs.
-fn cut<'a, E: Element>(
-    runs: &mut Vec<Run<'a, E>>,
-    method: Method,
-    p: &'a mut [E],
-    g: &'a [E],
-    memory: &'a mut Memory<E>,
-    hyper: Hyper,
-    scale: f64,
-) {
-    let pieces = p.chunks_mut(RUN).zip(g.chunks(RUN));
+/// The rule of a method for one parameter at its `step`-th step.
+fn factors<E: Element>(method: Method, step: u64, hyper: Hyper, scale: f64) -> Factors<E> {
     let decay = hyper.weight_decay;
     match method {
         Method::AdamW { betas, eps } | Method::Adam { betas, eps } => {
             let decoupled = matches!(method, Method::AdamW { .. });
-            let t = memory.steps as f64;
-            let factors = update::Adam {
+            let t = step as f64;
+            Factors::Adam(update::Adam {
                 scale: E::of(scale),
                 keep: if decoupled { E::of(1.0 - hyper.lr * decay) } else { E::ONE },
                 l2: if decoupled { E::ZERO } else { E::of(decay) },
@@ -275,26 +295,69 @@ fn cut<'a, E: Element>(
                 rate: E::of(hyper.lr / (1.0 - betas.0.powf(t))),
                 correction: E::of((1.0 - betas.1.powf(t)).sqrt()),
                 eps: E::of(eps),
-            };
-            let [m, v] = &mut memory.slots[..] else { unreachable!("Adam keeps two moments") };
-            let moments = m.data_mut().chunks_mut(RUN).zip(v.data_mut().chunks_mut(RUN));
-            runs.extend(pieces.zip(moments).map(|((p, g), (m, v))| Run::Adam { p, g, m, v, factors }));
+            })
         }
-        Method::Sgd { momentum, nesterov } => {
-            let factors = update::Sgd {
-                scale: E::of(scale),
-                l2: E::of(decay),
-                momentum: E::of(momentum),
-                nesterov,
-                rate: E::of(hyper.lr),
-            };
-            match &mut memory.slots[..] {
-                [m] => {
-                    let moments = m.data_mut().chunks_mut(RUN);
-                    runs.extend(pieces.zip(moments).map(|((p, g), m)| Run::Sgd { p, g, m: Some(m), factors }));
-                }
-                _ => runs.extend(pieces.map(|(p, g)| Run::Sgd { p, g, m: None, factors })),
+        Method::Sgd { momentum, nesterov } => Factors::Sgd(update::Sgd {
+            scale: E::of(scale),
+            l2: E::of(decay),
+            momentum: E::of(momentum),
+            nesterov,
+            rate: E::of(hyper.lr),
+        }),
+    }
+}
+
+/// One task: updates a run of one parameter's elements.
+type Run<'a> = Box<dyn FnOnce() + Send + 'a>;
+
+/// The update of one parameter.
+struct Update<'a, E: Element> {
+    p: &'a mut [E],
+    factors: Factors<E>,
+    /// Zeros, at least a row of them.
+    nothing: &'a [E],
+}
+
+impl<'a, E: Element> Update<'a, E> {
+    /// Cuts it into runs.
+    fn cut(self, runs: &mut Vec<Run<'a>>, g: &'a Gradient<E>, slots: &'a mut Slots<E>, count: usize) {
+        let shape = g.shape();
+        let full = matches!(slots, Slots::Rows(rows) if rows.is_full());
+        if full || !self.factors.spares_untouched() || matches!(g, Gradient::Whole(_)) {
+            if let Slots::Rows(_) = slots {
+                *slots = Slots::Whole(slots.whole(count, shape));
             }
+        }
+        match (g, slots) {
+            (Gradient::Whole(g), Slots::Whole(slots)) => self.cut_whole(runs, g.data(), slots),
+            (Gradient::Rows(g), Slots::Whole(slots)) => {
+                self.cut_rows(runs, g, SharedMoments::whole(slots.iter_mut().map(Tensor::data_mut)));
+            }
+            (Gradient::Rows(g), Slots::Rows(rows)) => {
+                rows.touch(g.index());
+                self.cut_rows(runs, g, rows.shared());
+            }
+            (Gradient::Whole(_), Slots::Rows(_)) => unreachable!("made whole above"),
+        }
+    }
+
+    fn cut_whole(self, runs: &mut Vec<Run<'a>>, g: &'a [E], slots: &'a mut [Tensor<E>]) {
+        let factors = self.factors;
+        let mut moments: Vec<_> = slots.iter_mut().map(|slot| slot.data_mut().chunks_mut(RUN)).collect();
+        for (p, g) in self.p.chunks_mut(RUN).zip(g.chunks(RUN)) {
+            let moments: Vec<&mut [E]> = moments.iter_mut().filter_map(Iterator::next).collect();
+            runs.push(Box::new(move || factors.update(p, g, moments.into_iter())));
+        }
+    }
+
+    fn cut_rows(self, runs: &mut Vec<Run<'a>>, g: &'a RowGradient<E>, moments: SharedMoments<'a, E>) {
+        let (cols, factors) = (g.shape().cols(), self.factors);
+        let (rows, nothing) = (RUN.div_ceil(cols), &self.nothing[..cols]);
+        let moments = std::sync::Arc::new(moments);
+        for (i, p) in self.p.chunks_mut(rows * cols).enumerate() {
+            let moments = moments.clone();
+            // SAFETY: each run has rows of its own, and all lie in the table.
+            runs.push(Box::new(move || unsafe { moments.update(i * rows, p, g, nothing, factors) }));
         }
     }
 }
@@ -480,7 +543,7 @@ mod tests {
         let mut params = Params::<f32>::new();
         let id = params.insert("w", Tensor::zeros(&[1]))?;
         let mut o = Optimizer::<f32>::new(Method::ADAM_W)?;
-        o.memory = vec![Some(Memory { steps: (1 << 30) + 12_345, slots: vec![Tensor::zeros(&[1]); 2] })];
+        o.memory = vec![Some(Memory { steps: (1 << 30) + 12_345, slots: Slots::Whole(vec![Tensor::zeros(&[1]); 2]) })];
         let mut other = Optimizer::new(Method::ADAM_W)?;
         other.load_state(&params, &o.state(&params))?;
         assert_eq!(other.steps(id), (1 << 30) + 12_345);
@@ -562,6 +625,77 @@ mod tests {
         }
         assert!(fresh.state(&params).is_empty());
         Ok(())
+    }
+
+    /// Steps of a table that is read at few places, some of them with all of
+    /// its gradient there: the values and the state after them.
+    fn table_steps(method: Method, decay: f64, by_rows: bool, threads: usize) -> (Vec<f32>, Vec<(String, Vec<f32>)>) {
+        let mut params = Params::<f32>::new();
+        let id = params.insert("table", crate::check::random(&[4100, 16], "table").cast()).expect("new");
+        let mut o = Optimizer::new(method).expect("possible");
+        for step in 0..6_u32 {
+            let tape = Tape::new();
+            let table = tape.param(&params, id);
+            let ids: Vec<u32> = (0..7).map(|i| (i * i * 97 + step % 4 * 1000) % 4100).collect();
+            let read = ops::embedding(&tape, &table, &ids).expect("in range");
+            let c = Var::constant(crate::check::random(&[7, 16], &format!("c{step}")).cast());
+            let mut loss = ops::sum(&tape, &ops::mul(&tape, &read, &c).expect("fits")).expect("fits");
+            if !by_rows {
+                let none = ops::mul(&tape, &table, &Var::constant(Tensor::zeros(&[4100, 16]))).expect("fits");
+                loss = ops::add(&tape, &loss, &ops::sum(&tape, &none).expect("fits")).expect("fits");
+            }
+            let g = tape.backward(&loss).expect("recorded");
+            assert_eq!(g.rows_of(id).is_some(), by_rows);
+            let hyper = [Hyper { lr: 0.01, weight_decay: decay }];
+            with_threads(threads, || o.step(&mut params, &g, &hyper, 0.5)).expect("threads").expect("fits");
+            if step == 3 {
+                // Out and in again.
+                let state = o.state(&params);
+                o = Optimizer::new(method).expect("possible");
+                o.load_state(&params, &state).expect("its own");
+            }
+        }
+        let state = o.state(&params).into_iter().map(|(name, t)| (name, t.data().to_vec())).collect();
+        (params.get(id).value.data().to_vec(), state)
+    }
+
+    #[test]
+    fn rows_that_were_never_read_cost_nothing_and_change_no_bit() {
+        let momentum = Method::Sgd { momentum: 0.9, nesterov: true };
+        let plain = Method::Sgd { momentum: 0.0, nesterov: false };
+        let l2 = Method::Adam { betas: (0.9, 0.99), eps: 1e-8 };
+        for method in [Method::ADAM_W, l2, momentum, plain] {
+            for decay in [0.0, 0.1] {
+                let rows = table_steps(method, decay, true, 1);
+                assert!(rows == table_steps(method, decay, true, 3), "{method:?}, threads");
+                let whole = table_steps(method, decay, false, 2);
+                assert!(rows == whole, "{method:?} with a decay of {decay}");
+            }
+        }
+    }
+
+    #[test]
+    fn moments_of_few_rows_are_kept_by_row() {
+        let mut params = Params::<f32>::new();
+        let id = params.insert("table", Tensor::full(&[5000, 16], 1.0)).expect("new");
+        let mut o = Optimizer::new(Method::ADAM_W).expect("possible");
+        let step = |o: &mut Optimizer<f32>, params: &mut Params<f32>, ids: std::ops::Range<u32>| {
+            let tape = Tape::new();
+            let ids: Vec<u32> = ids.collect();
+            let read = ops::embedding(&tape, &tape.param(params, id), &ids).expect("in range");
+            let loss = ops::sum(&tape, &read).expect("fits");
+            let g = tape.backward(&loss).expect("recorded");
+            o.step(params, &g, &[Hyper { lr: 0.1, weight_decay: 0.0 }], 1.0).expect("fits");
+        };
+        let by_row = |o: &Optimizer<f32>| matches!(&o.memory[0].as_ref().expect("stepped").slots, Slots::Rows(_));
+        step(&mut o, &mut params, 0..2000);
+        assert!(by_row(&o));
+        assert_eq!(params.get(id).value.data()[2000 * 16..], [1.0; 3000 * 16]);
+        assert!(params.get(id).value.data()[..2000 * 16].iter().all(|x| *x < 1.0));
+        // Most rows by now: all of them.
+        step(&mut o, &mut params, 1500..3500);
+        step(&mut o, &mut params, 0..10);
+        assert!(!by_row(&o));
     }
 
     #[test]

@@ -1,7 +1,45 @@
 //! The arithmetic of one step on one run of elements, with PyTorch's order of
 //! operations.
 
+use crate::Element;
 use crate::simd::vectorised;
+
+/// The rule of one parameter at one step.
+#[derive(Clone, Copy)]
+pub(super) enum Factors<E> {
+    Adam(Adam<E>),
+    Sgd(Sgd<E>),
+}
+
+impl<E: Element> Factors<E> {
+    /// Updates a run of elements with as many moments as the rule keeps.
+    pub(super) fn update<'a>(self, p: &mut [E], g: &[E], mut moments: impl Iterator<Item = &'a mut [E]>) {
+        match (self, moments.next(), moments.next()) {
+            (Self::Adam(factors), Some(m), Some(v)) => adam(p, g, m, v, factors),
+            (Self::Sgd(factors), Some(m), None) => sgd_momentum(p, g, m, factors),
+            (Self::Sgd(factors), None, None) => sgd(p, g, factors),
+            _ => unreachable!("Adam keeps two moments, gradient descent at most one"),
+        }
+    }
+
+    /// Whether elements without gradient and moments change by a factor alone:
+    /// not if their decay counts as a gradient, or zero is divided by zero.
+    pub(super) fn spares_untouched(self) -> bool {
+        match self {
+            Self::Adam(factors) => factors.l2 == E::ZERO && factors.eps != E::ZERO,
+            Self::Sgd(factors) => factors.l2 == E::ZERO,
+        }
+    }
+
+    /// Updates elements without gradient and moments.
+    pub(super) fn untouched(self, p: &mut [E]) {
+        if let Self::Adam(factors) = self
+            && factors.keep != E::ONE
+        {
+            p.iter_mut().for_each(|p| *p = *p * factors.keep);
+        }
+    }
+}
 
 /// Adam's factors for one parameter at one step.
 #[derive(Clone, Copy)]
