@@ -260,6 +260,8 @@ unsafe fn pack<const LEFT: bool>(
                 scratch.0.fill(0.0);
             }
             match (LEFT, in_order) {
+                (true, true) if whole => copy::<STEP>(source, lines.line, ahead, at, LINES),
+                (false, true) if whole => copy::<LINES>(source, lines.along, ahead, at, STEP),
                 (true, true) => {
                     (0..here).for_each(|i| at.add(i * STEP).copy_from_nonoverlapping(source.add(i * lines.line), known))
                 }
@@ -330,6 +332,24 @@ unsafe fn split(source: *const f32, stride: usize, partner: usize, ahead: usize,
 fn rounded(x: __m512) -> __m512i {
     let half = _mm512_set1_epi32(0x8000);
     _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), _mm512_set1_epi32(0xffff_0000_u32.cast_signed()))
+}
+
+/// Copies runs of `N` elements that begin `stride` apart, to lie end to end.
+/// What lies `ahead` of them is asked for.
+///
+/// # Safety
+/// Both are valid for `count` runs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn copy<const N: usize>(from: *const f32, stride: usize, ahead: usize, to: *mut f32, count: usize) {
+    for i in 0..count {
+        let from = from.wrapping_add(i * stride);
+        for line in (0..N).step_by(16) {
+            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line + ahead).cast());
+        }
+        // SAFETY: the caller's duty.
+        unsafe { to.add(i * N).cast::<[f32; N]>().write_unaligned(from.cast::<[f32; N]>().read_unaligned()) };
+    }
 }
 
 /// The transpose of 16 × 16 elements. What lies `ahead` of them is asked for.

@@ -257,13 +257,13 @@ unsafe fn tile<V: Vector, const R: usize, const C: usize, const AHEAD: usize>(f:
             }
             next = next.wrapping_add(V::WIDTH);
             let mut a = [V::zero(); R];
-            for r in 0..R {
-                a[r] = V::load(at_a.add(r * along_a));
+            for (r, a) in a.iter_mut().enumerate() {
+                *a = V::load(at_a.add(r * along_a));
             }
-            for c in 0..C {
+            for (c, sums) in sums.iter_mut().enumerate() {
                 let b = V::load(at_b.add(c * along_b));
-                for r in 0..R {
-                    sums[c][r] = sums[c][r].add_product(a[r], b);
+                for (sum, a) in sums.iter_mut().zip(a) {
+                    *sum = sum.add_product(a, b);
                 }
             }
             at_a = at_a.add(V::WIDTH);

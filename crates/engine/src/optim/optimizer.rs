@@ -323,10 +323,9 @@ impl<'a, E: Element> Update<'a, E> {
     fn cut(self, runs: &mut Vec<Run<'a>>, g: &'a Gradient<E>, slots: &'a mut Slots<E>, count: usize) {
         let shape = g.shape();
         let full = matches!(slots, Slots::Rows(rows) if rows.is_full());
-        if full || !self.factors.spares_untouched() || matches!(g, Gradient::Whole(_)) {
-            if let Slots::Rows(_) = slots {
-                *slots = Slots::Whole(slots.whole(count, shape));
-            }
+        let all = full || !self.factors.spares_untouched() || matches!(g, Gradient::Whole(_));
+        if all && matches!(slots, Slots::Rows(_)) {
+            *slots = Slots::Whole(slots.whole(count, shape));
         }
         match (g, slots) {
             (Gradient::Whole(g), Slots::Whole(slots)) => self.cut_whole(runs, g.data(), slots),

@@ -36,7 +36,7 @@ impl<E: Element> Factors<E> {
         if let Self::Adam(factors) = self
             && factors.keep != E::ONE
         {
-            p.iter_mut().for_each(|p| *p = *p * factors.keep);
+            p.iter_mut().for_each(|p| *p *= factors.keep);
         }
     }
 }

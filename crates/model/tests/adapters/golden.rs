@@ -113,7 +113,7 @@ fn gradients_match() {
         let mut seen = BTreeMap::new();
         for id in &ids {
             let name = file_name(&bert, &bert.params.get(*id).name);
-            let ours = as_in_file(&bert.params, *id, gradients.param(*id).unwrap_or_else(|| panic!("{name}: none")));
+            let ours = as_in_file(&bert.params, *id, &gradients.param(*id).unwrap_or_else(|| panic!("{name}: none")));
             let theirs = expected.read(&name).expect("in the golden file");
             let scale = theirs.data().iter().fold(0f32, |m, x| m.max(x.abs())).max(1e-3);
             let difference = largest_difference(&ours, theirs.data()) / scale;

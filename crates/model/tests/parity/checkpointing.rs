@@ -24,7 +24,7 @@ fn gradients(name: &str, input: fn(&Value) -> ColumnInput, again: bool) -> BTree
     let loss = ops::sum(&tape, &ops::mul(&tape, &features.pooled, &weights).expect("same shape")).expect("a sum");
     let gradients = tape.backward(&loss).expect("gradients");
     let bits = |t: &Tensor| t.data().iter().map(|x| x.to_bits()).collect();
-    gradients.params().map(|(id, gradient)| (params.get(id).name.clone(), bits(gradient))).collect()
+    gradients.params().map(|(id, gradient)| (params.get(id).name.clone(), bits(&gradient))).collect()
 }
 
 #[test]
