@@ -41,6 +41,8 @@ mod random;
 mod row_gradient;
 mod simd;
 pub mod similarity;
+#[cfg(target_arch = "x86_64")]
+mod standby;
 mod tape;
 mod tensor;
 mod vector;

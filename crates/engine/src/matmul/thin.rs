@@ -11,7 +11,6 @@
 
 use super::{Finish, Map, Matrix, Output, Product, Right};
 use crate::Buffer;
-use rayon::prelude::*;
 use std::arch::x86_64::{
     __m256, __m512, _MM_HINT_T0, _mm_add_ps, _mm_loadu_ps, _mm_prefetch, _mm_storeu_ps, _mm256_add_ps,
     _mm256_castps256_ps128, _mm256_cmpgt_epi32, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
@@ -62,7 +61,7 @@ pub(super) fn product(p: &Product<'_, f32>) {
     let run = (p.c.cols / (2 * threads)).next_multiple_of(12).clamp(SHORT_RUN, RUN);
     let threads = threads.min(p.c.cols.div_ceil(run));
     let next = AtomicUsize::new(0);
-    let participate = |_| {
+    crate::standby::run(threads, &|| {
         loop {
             let first = next.fetch_add(1, Ordering::Relaxed) * run;
             if first >= work.c.cols {
@@ -78,12 +77,7 @@ pub(super) fn product(p: &Product<'_, f32>) {
                 }
             }
         }
-    };
-    if threads > 1 {
-        (0..threads).into_par_iter().with_max_len(1).for_each(participate);
-    } else {
-        participate(0);
-    }
+    });
 }
 
 /// f(A), its rows dense.

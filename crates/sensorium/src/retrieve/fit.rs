@@ -8,12 +8,12 @@ use crate::assemble::{augmentation, column_towers, plan_options, resolve};
 use crate::config::{FitConfig, MethodName, RetrieveSection, TaskName};
 use crate::encoders::Encoders;
 use crate::finetune;
-use crate::fit::{FitOptions, Follower, Watch, feature_cache, held_out, refuse_to_overwrite, table_path};
+use crate::fit::{FitOptions, Follower, Watch, feature_cache, held_out, refuse_to_overwrite, say_unusable, table_path};
 use crate::verbs::{Dataset, describe_columns, describe_model, measure_step};
 use crate::{Error, Result};
 use sensorium_data::{DataPlan, Loader, Processor};
 use sensorium_model::{ColumnTower, JointConfig, JointModel};
-use sensorium_train::{BoxError, Judge, RunOptions, Stopped, Summary, TrainConfig, Trainer};
+use sensorium_train::{BoxError, Judge, Stopped, Summary, TrainConfig, Trainer};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -99,15 +99,10 @@ pub fn fit_retrieval(config: &FitConfig, options: &FitOptions, follower: &mut dy
     let before = model.clone();
 
     let mut judge = Validation::new(&dataset, &model)?;
-    let run = RunOptions {
-        dir: options.out.clone(),
-        resume: options.resume,
-        time_limit: options.time_limit,
-        stop: options.stop.clone(),
-        identity: identity(&model, &dataset)?,
-    };
+    let run = options.run(identity(&model, &dataset)?);
     let trainer = Trainer::new(model.config.train.clone(), run)?;
     let summary = trainer.run(&mut model.learner, &training, &mut judge, &mut Watch(follower))?;
+    say_unusable(&loader, follower);
     if summary.stopped == Stopped::Interrupted {
         return Ok(FittedRetrieval { model, summary, evaluated: None, split, report: None });
     }

@@ -35,6 +35,20 @@ pub struct FitOptions {
     pub stop: StopFlag,
 }
 
+impl FitOptions {
+    /// The training loop's part of them; `identity` is what a resumed run must
+    /// have in common with the one that it goes on with.
+    pub(crate) fn run(&self, identity: serde_json::Value) -> RunOptions {
+        RunOptions {
+            dir: self.out.clone(),
+            resume: self.resume,
+            time_limit: self.time_limit,
+            stop: self.stop.clone(),
+            identity,
+        }
+    }
+}
+
 /// Who follows a fit: remarks in words, and what happens in training.
 pub trait Follower {
     /// A remark for the person, one or more lines.
@@ -128,22 +142,11 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
     let mut model = Model { learner, plan, config };
 
     let mut judge = Validation::new(&dataset, &model)?;
-    let run = RunOptions {
-        dir: options.out.clone(),
-        resume: options.resume,
-        time_limit: options.time_limit,
-        stop: options.stop.clone(),
-        identity: identity(&model, &dataset)?,
-    };
+    let run = options.run(identity(&model, &dataset)?);
     let trainer = Trainer::new(model.config.train.clone(), run)?;
     let mut watch = Watch(follower);
     let summary = trainer.run(&mut model.learner, &TrainingRows(&training), &mut judge, &mut watch)?;
-    if training.statistics().bad > 0 {
-        follower.note(&format!(
-            "{} cells of training rows could not be used over all epochs; `sensorium inspect` lists them",
-            training.statistics().bad
-        ));
-    }
+    say_unusable(&training, follower);
     if summary.stopped == Stopped::Interrupted {
         return Ok(Fitted { model, summary, evaluated: None, split, report: None });
     }
@@ -266,6 +269,15 @@ fn identity(model: &Model, dataset: &Dataset) -> Result<serde_json::Value> {
         "training_rows": dataset.splits.train.len(),
         "validation_rows": dataset.splits.val.len(),
     }))
+}
+
+/// Says how many cells of training rows could not be used.
+pub(crate) fn say_unusable(training: &Loader, follower: &mut dyn Follower) {
+    if let bad @ 1.. = training.statistics().bad {
+        follower.note(&format!(
+            "{bad} cells of training rows could not be used over all epochs; `sensorium inspect` lists them"
+        ));
+    }
 }
 
 /// The rows that speak for the model: the test split, else the validation split.
