@@ -1,7 +1,7 @@
 //! The product for every processor and element: the `gemm` crate's, cut into
 //! fixed bands of rows.
 
-use super::{Map, Matrix, Product, Right, Shared};
+use super::{Map, Matrix, Output, Product, Right, Shared};
 use crate::{Buffer, Element};
 use rayon::prelude::*;
 
@@ -13,6 +13,38 @@ pub(crate) fn product<E: Element>(p: Product<'_, E>) {
     // Mapped factors are written out first.
     let (mut held_a, mut held_b) = (None, None);
     let a = map_a.map_or(a, |f| mapped(a, f, &mut held_a));
+    // The crate has other ways for few rows, which add in another order.
+    let (mut filled_a, mut filled_c) = (None, None);
+    if super::ALIKE.get() && c.rows % BAND != 0 {
+        let rows = c.rows.next_multiple_of(BAND);
+        let a = filled_up(a, rows, &mut filled_a);
+        let values = filled_c.insert(Buffer::zeros(rows * c.cols));
+        for i in 0..if accumulate { c.rows } else { 0 } {
+            // SAFETY: row i of the output, which we borrow exclusively.
+            let row = unsafe { std::slice::from_raw_parts(c.data.add(i * c.stride), c.cols) };
+            values[i * c.cols..][..c.cols].copy_from_slice(row);
+        }
+        let whole = Output::dense(values, rows, c.cols);
+        product(Product {
+            a,
+            b: Right::Plain(b),
+            c: whole,
+            accumulate,
+            parallel,
+            map_a: None,
+            map_b: None,
+            finish: None,
+        });
+        for i in 0..c.rows {
+            // SAFETY: as above.
+            let row = unsafe { std::slice::from_raw_parts_mut(c.data.add(i * c.stride), c.cols) };
+            row.copy_from_slice(&values[i * c.cols..][..c.cols]);
+            if let Some(finish) = finish {
+                finish(i, 0, row);
+            }
+        }
+        return;
+    }
     let b = map_b.map_or(b, |f| mapped(b, f, &mut held_b));
     let band = Shared(|i: usize| {
         // Capture the whole output, not its raw pointer.
@@ -57,6 +89,17 @@ pub(crate) fn product<E: Element>(p: Product<'_, E>) {
     } else {
         (0..bands).for_each(|i| band.call(i));
     }
+}
+
+/// A matrix with zeros below it, dense and row-major.
+fn filled_up<'a, E: Element>(x: Matrix<'_, E>, rows: usize, held: &'a mut Option<Buffer<E>>) -> Matrix<'a, E> {
+    let mut values = Buffer::zeros(rows * x.cols);
+    for (i, row) in values.chunks_exact_mut(x.cols.max(1)).take(x.rows).enumerate() {
+        for (j, v) in row.iter_mut().enumerate() {
+            *v = x.data[i * x.row_stride + j * x.col_stride];
+        }
+    }
+    Matrix::dense(held.insert(values), rows, x.cols)
 }
 
 /// f of a matrix, dense and row-major.
