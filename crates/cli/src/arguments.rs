@@ -301,6 +301,10 @@ pub struct IndexArguments {
     /// The index's folder; one that is there is brought up to date: only what is new or changed is embedded
     #[arg(long, short, value_name = "INDEX")]
     pub out: PathBuf,
+    /// Keep the vectors in PostgreSQL with pgvector: postgres://USER@HOST/DATABASE?index=NAME, the password in
+    /// PGPASSWORD; INDEX then only names the database
+    #[arg(long, value_name = "ADDRESS")]
+    pub store: Option<String>,
     /// Embed this column (may be repeated; default: every column that the model can read)
     #[arg(long, value_name = "NAME")]
     pub column: Vec<String>,
@@ -369,7 +373,8 @@ pub struct HitArguments {
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("query").required(true).multiple(true).args(["text", "image", "audio", "video"])))]
 pub struct SearchArguments {
-    /// The index's folder
+    /// The index's folder, or the address of one in PostgreSQL
+    #[arg(value_name = "INDEX|ADDRESS")]
     pub index: PathBuf,
     /// Search for a text; several queries together stand for their mean
     #[arg(long)]
@@ -392,7 +397,8 @@ pub struct SearchArguments {
 
 #[derive(Args, Debug)]
 pub struct RecommendArguments {
-    /// The index's folder
+    /// The index's folder, or the address of one in PostgreSQL
+    #[arg(value_name = "INDEX|ADDRESS")]
     pub index: PathBuf,
     /// The names of rows that were liked
     #[arg(long, value_name = "ID,…", value_delimiter = ',', required = true)]

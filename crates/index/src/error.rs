@@ -56,6 +56,36 @@ pub enum IndexError {
         /// The index.
         path: PathBuf,
     },
+    /// A filter names a column that no entry has.
+    #[error("the index has no column {name:?}; it has: {}", known.join(", "))]
+    NoColumn {
+        /// The column.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// The address of a store is none.
+    #[error(
+        "{problem}; an address is written postgres://USER@HOST:5432/DATABASE?index=NAME, the name in small letters, \
+         digits and _; the password is taken from PGPASSWORD"
+    )]
+    Address {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The program cannot speak to PostgreSQL.
+    #[error("this program was built without PostgreSQL; build it with `--features postgres`")]
+    NoPostgres,
+    /// A database did not do what it was asked for.
+    #[error("cannot {action} {place}: {problem}")]
+    Database {
+        /// What was tried.
+        action: &'static str,
+        /// The database, without a password.
+        place: String,
+        /// What it said, and how to mend it.
+        problem: String,
+    },
     /// A vector cannot be compared with others.
     #[error("a vector {problem}")]
     Vector {
@@ -67,6 +97,10 @@ pub enum IndexError {
 impl IndexError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    pub(crate) fn address(problem: impl Into<String>) -> Self {
+        Self::Address { problem: problem.into() }
     }
 
     pub(crate) fn damaged(path: &Path, problem: impl Into<String>) -> Self {

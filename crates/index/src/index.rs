@@ -4,7 +4,6 @@ use crate::graph::Graph;
 use crate::segment::Segment;
 use crate::{Entry, Hit, IndexError, Manifest, Metric, Result, RowSet, Top, exact, files};
 use rayon::prelude::*;
-use sensorium_engine::similarity::dot;
 use std::path::{Path, PathBuf};
 
 /// Vectors, and where their entries are.
@@ -127,11 +126,6 @@ impl Index {
     /// The vector at a position `[dim]`.
     pub fn vector(&self, position: usize) -> &[f32] {
         &self.vectors[position * self.dim()..][..self.dim()]
-    }
-
-    /// The similarity of two vectors of the index.
-    pub fn similarity(&self, a: usize, b: usize) -> f32 {
-        dot(self.vector(a), self.vector(b))
     }
 
     /// What the vector at a position stands for.

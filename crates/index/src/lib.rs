@@ -11,6 +11,8 @@
 //!   new `index.json` takes the place of the old one, so a kill at any moment
 //!   leaves the state before or the state after.
 //! - Results are the same bits for any number of threads.
+//! - [`store`] is one interface for an index in a folder and one in PostgreSQL
+//!   with pgvector (feature `postgres`).
 //!
 //! ```
 //! use sensorium_index::{Entry, Index, Metric, Search, Settings, Writer};
@@ -35,11 +37,14 @@ mod entry;
 mod error;
 pub mod exact;
 mod files;
+mod folder;
 pub mod graph;
 mod index;
 mod manifest;
+mod postgres;
 mod rows;
 mod segment;
+pub mod store;
 mod taste;
 mod top;
 mod writer;

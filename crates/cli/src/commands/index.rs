@@ -8,6 +8,7 @@ use std::process::ExitCode;
 pub fn run(arguments: &IndexArguments) -> anyhow::Result<ExitCode> {
     let options = IndexOptions {
         out: arguments.out.clone(),
+        store: arguments.store.clone(),
         columns: arguments.column.clone(),
         id: arguments.id.clone(),
         types: arguments.types.iter().map(|t| (t.column.clone(), t.kind)).collect(),

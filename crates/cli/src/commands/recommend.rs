@@ -6,7 +6,7 @@ use sensorium::search::{Finder, RecommendOptions};
 use std::process::ExitCode;
 
 pub fn run(arguments: &RecommendArguments) -> anyhow::Result<ExitCode> {
-    let finder = Finder::open(&arguments.index)?;
+    let mut finder = Finder::open(&arguments.index)?;
     let wanted = RecommendOptions {
         liked: arguments.liked.clone(),
         disliked: arguments.disliked.clone(),
@@ -15,6 +15,6 @@ pub fn run(arguments: &RecommendArguments) -> anyhow::Result<ExitCode> {
         find: options(&arguments.hits),
     };
     let found = finder.recommend(&wanted)?;
-    show(&format!("like {}", arguments.liked.join(", ")), &finder, &found, &arguments.hits)?;
+    show(&format!("like {}", arguments.liked.join(", ")), &mut finder, &found, &arguments.hits)?;
     Ok(ExitCode::SUCCESS)
 }

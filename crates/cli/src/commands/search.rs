@@ -26,7 +26,7 @@ pub fn run(arguments: &SearchArguments) -> anyhow::Result<ExitCode> {
         .collect();
     let found = finder.find(&queries, &options(&arguments.hits))?;
     let title = queries.iter().map(|q| q.value.as_str()).collect::<Vec<_>>().join(" + ");
-    show(&title, &finder, &found, &arguments.hits)?;
+    show(&title, &mut finder, &found, &arguments.hits)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -40,10 +40,9 @@ pub fn options(arguments: &HitArguments) -> FindOptions {
 }
 
 /// Prints hits, and writes the page.
-pub fn show(title: &str, finder: &Finder, found: &[Found], arguments: &HitArguments) -> anyhow::Result<()> {
+pub fn show(title: &str, finder: &mut Finder, found: &[Found], arguments: &HitArguments) -> anyhow::Result<()> {
     if let Some(path) = &arguments.html {
-        let about =
-            format!("{} of {} vectors in {}", found.len(), finder.index().len(), finder.index().folder().display());
+        let about = format!("{} of {} vectors in {}", found.len(), finder.count()?, finder.place());
         write(path, &sheet::to_html(title, &about, found))?;
     }
     if arguments.json {

@@ -150,6 +150,57 @@ fn what_cannot_be_done_is_said() {
     assert!(error.contains("another model's"), "{error}");
 }
 
+#[cfg(not(feature = "postgres"))]
+#[test]
+fn a_program_without_postgresql_says_so() {
+    let scene = scene();
+    let address = "postgres://me:s3cret@localhost/media?index=words";
+    for arguments in [&["search", address, "--text", "a"][..], &[&INDEX[..], &["--store", address]].concat()] {
+        let error = failure(&mut run(&scene, arguments), 1);
+        assert!(error.contains("--features postgres") && !error.contains("s3cret"), "{error}");
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn an_index_in_postgresql_answers_as_one_in_a_folder() {
+    let Ok(server) = std::env::var("SENSORIUM_TEST_POSTGRES") else {
+        eprintln!("skipped: SENSORIUM_TEST_POSTGRES names no server (scripts/postgres.sh starts one)");
+        return;
+    };
+    let scene = scene();
+    let name = format!("program_{}", std::process::id());
+    let address = format!("{server}&index={name}");
+    let index = |more: &[&str]| -> Value {
+        let into = ["--id", "id", "--json", "--batch-size", "4", "--out", "there"];
+        let command = ["index", "bert", "words.csv", "--column", "text"];
+        let text = stdout(run(&scene, &command).args(into).args(more));
+        serde_json::from_str(&text).expect("one JSON object")
+    };
+    self::index(&scene);
+    let done = index(&["--store", &address]);
+    assert_eq!((&done["embedded"], &done["vectors"]), (&25.into(), &25.into()));
+    let ids = |found: Vec<(String, f64)>| found.into_iter().map(|f| f.0).collect::<Vec<_>>();
+    for place in ["there", &address] {
+        for more in [&["--top", "9"][..], &["--where", "kind=汉字", "--top", "50"]] {
+            let query = |place| hits(run(&scene, &["search", place, "--text", "a 乙 a"]).args(more));
+            assert_eq!(ids(query(place)), ids(query("words.index")), "{more:?}");
+        }
+        let taste = |place| ["recommend", place, "--liked", "a-a,a-b", "--disliked", "甲-甲", "--seen", "a-c"];
+        assert_eq!(ids(hits(&mut run(&scene, &taste(place)))), ids(hits(&mut run(&scene, &taste("words.index")))));
+    }
+    // Up to date, by what the folder names: one row goes, one changes, one is new.
+    let changed = table(|id| id != "a-a").replace("c-c,c c c", "c-c,甲 c 乙 c") + "new,乙 乙 b b,new\n";
+    scene.write("words.csv", &changed);
+    let done = index(&[]);
+    assert_eq!((&done["embedded"], &done["unchanged"], &done["removed"]), (&2.into(), &23.into(), &2.into()));
+    assert!(
+        !ids(hits(&mut run(&scene, &["search", "there", "--text", "a a a", "--top", "99"]))).contains(&"a-a".into())
+    );
+    let error = failure(&mut run(&scene, &["search", "there", "--text", "a", "--where", "kinds=x"]), 1);
+    assert!(error.contains("did you mean \"kind\"?"), "{error}");
+}
+
 #[test]
 fn too_many_bad_rows_stop_and_what_was_done_stays() {
     let scene = scene();

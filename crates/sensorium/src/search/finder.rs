@@ -5,8 +5,9 @@ use super::open;
 use super::space::Space;
 use crate::{Error, Result};
 use sensorium_data::{Modality, Value};
-use sensorium_index::{Entry, Hit, Index, RowSet, Search, diverse, taste};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use sensorium_index::store::{self, Store, Wanted};
+use sensorium_index::{Entry, Hit, IndexError, diverse, taste};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// What is searched for.
@@ -65,7 +66,7 @@ pub struct Found {
 
 /// An index that answers.
 pub struct Finder {
-    index: Index,
+    store: Box<dyn Store>,
     space: Option<Box<dyn Space>>,
 }
 
@@ -73,22 +74,31 @@ pub struct Finder {
 const CANDIDATES: usize = 10;
 
 impl Finder {
-    /// Opens an index. The model is opened when a query needs it.
+    /// Opens an index: a folder, or the address of a database. The model is
+    /// opened when a query needs it.
     ///
     /// # Errors
-    /// When the folder is not an index, or is damaged.
-    pub fn open(folder: &Path) -> Result<Self> {
-        Ok(Self { index: Index::open(folder)?, space: None })
+    /// When there is no index, or it cannot be read.
+    pub fn open(place: &Path) -> Result<Self> {
+        Ok(Self { store: store::open(place)?, space: None })
     }
 
-    /// The index.
-    pub fn index(&self) -> &Index {
-        &self.index
+    /// Where the index is, for a person to read.
+    pub fn place(&self) -> String {
+        self.store.place()
+    }
+
+    /// Vectors that can be found.
+    ///
+    /// # Errors
+    /// When a database does not answer.
+    pub fn count(&mut self) -> Result<usize> {
+        Ok(self.store.count()?)
     }
 
     /// The model that the vectors came from, as it was named then.
     pub fn model(&self) -> Option<PathBuf> {
-        self.index.manifest().about["model"].as_str().map(PathBuf::from)
+        self.store.about()["model"].as_str().map(PathBuf::from)
     }
 
     /// Opens the model for queries; by default the one that the index names.
@@ -99,11 +109,11 @@ impl Finder {
         let path = model.map(Path::to_owned).or_else(|| self.model());
         let path = path.ok_or_else(|| Error::Request("the index names no model; give it with --model".into()))?;
         let space = open(&path)?;
-        if space.fingerprint() != self.index.manifest().model {
+        if space.fingerprint() != self.store.model() {
             return Err(Error::Request(format!(
-                "{path:?} is not the model (or not the version of it) that made the vectors of {:?}; \
-                 give the right one with --model, or index anew into another folder",
-                self.index.folder()
+                "{path:?} is not the model (or not the version of it) that made the vectors of {}; \
+                 give the right one with --model, or make another index",
+                self.store.place()
             )));
         }
         Ok(&**self.space.insert(space))
@@ -122,13 +132,13 @@ impl Finder {
             self.open_model(None)?;
         }
         let Some(space) = &self.space else { return Ok(Vec::new()) };
-        let mut sum = vec![0.0; self.index.dim()];
+        let mut sum = vec![0.0; self.store.dim()];
         for query in queries {
             let vector = embed_one(&**space, query.modality, Value::Text(query.value.clone()))?;
             sum.iter_mut().zip(vector).for_each(|(s, x)| *s += x);
         }
         let hits = self.hits(&unit(sum), options.top, options)?;
-        self.rows(hits, options.top)
+        Ok(self.rows(hits, options.top))
     }
 
     /// Rows near a taste that differ from each other, none of which was liked,
@@ -136,112 +146,84 @@ impl Finder {
     ///
     /// # Errors
     /// When a name is not in the index, or the taste has no direction.
-    pub fn recommend(&self, options: &RecommendOptions) -> Result<Vec<Found>> {
+    pub fn recommend(&mut self, options: &RecommendOptions) -> Result<Vec<Found>> {
         if !(0.0..=1.0).contains(&options.variety) {
             return Err(Error::Request(format!("--variety {}: expected a number from 0 to 1", options.variety)));
         }
-        let named = self.named(options)?;
-        let positions =
-            |ids: &[String]| -> Vec<usize> { ids.iter().flat_map(|id| named[id].iter().copied()).collect() };
-        let direction = taste(&self.index, &positions(&options.liked), &positions(&options.disliked))?;
+        let (liked, disliked) = (self.named(&options.liked, options)?, self.named(&options.disliked, options)?);
+        let direction = taste(self.store.dim(), &self.store.vectors(&liked)?, &self.store.vectors(&disliked)?)?;
         let known: HashSet<&str> =
             [&options.liked, &options.disliked, &options.seen].into_iter().flatten().map(String::as_str).collect();
         let wanted = options.find.top.saturating_mul(CANDIDATES).saturating_add(known.len());
         let hits = self.hits(&direction, wanted, &options.find)?;
         let mut ids = HashSet::new();
         let mut fresh = Vec::new();
-        for hit in hits {
-            let entry = self.index.entry(hit.position)?;
+        for (hit, entry) in hits {
             if !known.contains(entry.id.as_str()) && ids.insert(entry.id) {
                 fresh.push(hit);
             }
         }
-        let chosen = diverse(&self.index, &fresh, options.find.top, options.variety);
-        self.rows(chosen, options.find.top)
+        let positions: Vec<usize> = fresh.iter().map(|h| h.position).collect();
+        let vectors = self.store.vectors(&positions)?;
+        let chosen = diverse(&fresh, &vectors, options.find.top, options.variety);
+        let hits = self.entries(chosen)?;
+        Ok(self.rows(hits, options.find.top))
     }
 
-    /// Where the rows of a taste stand.
-    fn named(&self, options: &RecommendOptions) -> Result<HashMap<String, Vec<usize>>> {
-        let all = options.liked.iter().chain(&options.disliked);
-        let mut named: HashMap<String, Vec<usize>> = all.map(|id| (id.clone(), Vec::new())).collect();
-        self.index.each_entry(|position, entry| {
-            if let Some(positions) = named.get_mut(&entry.id)
-                && (options.find.columns.is_empty() || options.find.columns.contains(&entry.column))
-            {
-                positions.push(position);
-            }
-            Ok::<(), Error>(())
-        })?;
-        let mut missing: Vec<&str> = named.iter().filter(|(_, p)| p.is_empty()).map(|(id, _)| id.as_str()).collect();
-        missing.sort_unstable();
-        match missing.first() {
-            None => Ok(named),
-            Some(id) => {
-                let first = (0..self.index.rows()).find(|p| self.index.holds(*p));
-                let first = first.map(|p| self.index.entry(p)).transpose()?;
-                let like = first.map(|e| format!("; names look like {:?}", e.id)).unwrap_or_default();
-                Err(Error::Request(format!("the index has no row {id:?}{like}")))
+    /// Where rows of a taste stand.
+    fn named(&mut self, names: &[String], options: &RecommendOptions) -> Result<Vec<usize>> {
+        let found = self.store.named(names, &options.find.columns)?;
+        match names.iter().find(|name| !found.iter().any(|(_, id)| id == *name)) {
+            None => Ok(found.into_iter().map(|(position, _)| position).collect()),
+            Some(name) => {
+                let like = self.store.example()?.map(|id| format!("; names look like {id:?}")).unwrap_or_default();
+                Err(Error::Request(format!("the index has no row {name:?}{like}")))
             }
         }
     }
 
     /// Hits for a vector, more than `top` where a row can have several.
-    fn hits(&self, vector: &[f32], top: usize, options: &FindOptions) -> Result<Vec<Hit>> {
-        let only = self.filter(options)?;
-        let columns = self.index.manifest().about["columns"].as_object().map_or(1, |c| c.len().max(1));
-        let top = top.saturating_mul(columns).min(self.index.rows().max(1));
-        let search = Search { top, exact: options.exact, only: only.as_ref(), beam: None };
-        Ok(self.index.search(vector, &search)?.remove(0))
-    }
-
-    /// The positions that the filters leave; None for all.
-    fn filter(&self, options: &FindOptions) -> Result<Option<RowSet>> {
-        if options.filters.is_empty() && options.columns.is_empty() {
-            return Ok(None);
-        }
-        let (mut set, mut fields, mut columns) = (RowSet::default(), BTreeSet::new(), BTreeSet::new());
-        self.index.each_entry(|position, entry| {
-            let has = |(name, value): &(String, String)| entry.fields.get(name) == Some(value);
-            if (options.columns.is_empty() || options.columns.contains(&entry.column))
-                && options.filters.iter().all(has)
-            {
-                set.insert(position);
-            }
-            // Columns are few; their names are gathered for the message.
-            for name in entry.fields.into_keys() {
-                fields.insert(name);
-            }
-            columns.insert(entry.column);
-            Ok::<(), Error>(())
-        })?;
-        let asked =
-            options.filters.iter().map(|f| (&f.0, &fields)).chain(options.columns.iter().map(|c| (c, &columns)));
-        for (name, known) in asked {
-            if !known.contains(name) {
-                let near = sensorium_data::error::nearest(name, known.iter().map(String::as_str));
-                return Err(Error::Request(format!(
+    fn hits(&mut self, vector: &[f32], top: usize, options: &FindOptions) -> Result<Vec<(Hit, Entry)>> {
+        let columns = self.store.about()["columns"].as_object().map_or(1, |c| c.len().max(1));
+        let wanted = Wanted {
+            top: top.saturating_mul(columns),
+            exact: options.exact,
+            filters: &options.filters,
+            columns: &options.columns,
+        };
+        let hits = self.store.nearest(vector, &wanted).map_err(|error| match error {
+            IndexError::NoColumn { name, known } => {
+                let near = sensorium_data::error::nearest(&name, known.iter().map(String::as_str));
+                Error::Request(format!(
                     "the index has no column {name:?}{}; it has: {}",
                     near.map(|near| format!(" (did you mean {near:?}?)")).unwrap_or_default(),
-                    known.iter().cloned().collect::<Vec<_>>().join(", ")
-                )));
+                    known.join(", ")
+                ))
             }
-        }
-        Ok(Some(set))
+            other => other.into(),
+        })?;
+        self.entries(hits)
+    }
+
+    /// Hits and what they stand for.
+    fn entries(&mut self, hits: Vec<Hit>) -> Result<Vec<(Hit, Entry)>> {
+        let positions: Vec<usize> = hits.iter().map(|h| h.position).collect();
+        let entries = self.store.entries(&positions)?;
+        Ok(hits.into_iter().zip(entries).collect())
     }
 
     /// The rows of hits, each once.
-    fn rows(&self, hits: Vec<Hit>, top: usize) -> Result<Vec<Found>> {
+    fn rows(&self, hits: Vec<(Hit, Entry)>, top: usize) -> Vec<Found> {
         let mut ids = HashSet::new();
         let mut found = Vec::new();
-        for hit in hits {
+        for (hit, entry) in hits {
             if found.len() == top {
                 break;
             }
-            let entry = self.index.entry(hit.position)?;
             if !ids.insert(entry.id.clone()) {
                 continue;
             }
-            let modality = match self.index.manifest().about["columns"][&entry.column].as_str() {
+            let modality = match self.store.about()["columns"][&entry.column].as_str() {
                 Some("text") => Some(Modality::Text),
                 Some("image") => Some(Modality::Image),
                 Some("audio") => Some(Modality::Audio),
@@ -250,6 +232,6 @@ impl Finder {
             };
             found.push(Found { score: hit.score, modality, entry });
         }
-        Ok(found)
+        found
     }
 }

@@ -13,7 +13,8 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use sensorium_data::media_ref::{MediaRef, parse_media};
 use sensorium_data::{ColumnType, Modality, Sample, Sampler, Schema, SchemaOptions, Table, TableOptions, Value};
-use sensorium_index::{Entry, Finish, Finished, Index, IndexError, Metric, RowSet, Settings, Writer};
+use sensorium_index::store::{self, StoreWriter};
+use sensorium_index::{Entry, Finish, Finished, IndexError, Metric, RowSet, Settings};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,9 @@ use std::time::{Duration, Instant};
 pub struct IndexOptions {
     /// The index's folder.
     pub out: PathBuf,
+    /// The address of a database that the vectors go to; the folder then only
+    /// names it.
+    pub store: Option<String>,
     /// The columns to embed; empty for all that the model can read.
     pub columns: Vec<String>,
     /// The column that names rows; None for the one that is inferred, else
@@ -46,6 +50,7 @@ impl Default for IndexOptions {
     fn default() -> Self {
         Self {
             out: "index".into(),
+            store: None,
             columns: Vec::new(),
             id: None,
             types: BTreeMap::new(),
@@ -135,8 +140,8 @@ pub fn index(model: &Path, source: &Path, options: &IndexOptions, watch: &mut dy
         "columns": kinds.collect::<BTreeMap<_, _>>(),
     });
     let settings = Settings { dim: space.dim(), metric: Metric::Cosine, model: space.fingerprint(), about };
-    let mut writer = Writer::open(&options.out, &settings)?;
-    let known = Known::of(writer.committed()?)?;
+    let mut writer = store::write(&options.out, options.store.as_deref(), &settings)?;
+    let known = Known::of(&mut *writer)?;
     let id = match &options.id {
         Some(name) => Some(table.column_index(name)?),
         None => schema.identifier().map(|c| table.column_index(&c.name)).transpose()?,
@@ -155,7 +160,7 @@ pub fn index(model: &Path, source: &Path, options: &IndexOptions, watch: &mut dy
     let mut run = Run {
         space: &*space,
         plan: &plan,
-        writer: &mut writer,
+        writer: &mut *writer,
         indexed: Indexed::default(),
         seen: RowSet::default(),
         ids: HashSet::new(),
@@ -195,10 +200,8 @@ pub fn index(model: &Path, source: &Path, options: &IndexOptions, watch: &mut dy
             indexed.removed += 1;
         }
     }
-    let Finished { rows, graph } = writer
-        .finish_watched(&Finish { graph_from: options.graph_from }, &mut |done, of| {
-            watch(IndexStep::Graph(done, of))
-        })?;
+    let finish = Finish { graph_from: options.graph_from };
+    let Finished { rows, graph } = writer.finish(&finish, &mut |done, of| watch(IndexStep::Graph(done, of)))?;
     Ok(Indexed { total: rows, graph, ..indexed })
 }
 
@@ -207,7 +210,6 @@ struct Known {
     places: HashMap<(String, String), Place>,
     /// A position for each content, for what moved to another row.
     contents: HashMap<(String, String), usize>,
-    vectors: Index,
 }
 
 struct Place {
@@ -217,15 +219,15 @@ struct Place {
 }
 
 impl Known {
-    fn of(index: Index) -> Result<Self> {
+    fn of(writer: &mut dyn StoreWriter) -> Result<Self> {
         let (mut places, mut contents) = (HashMap::new(), HashMap::new());
-        index.each_entry(|position, entry| {
+        writer.known(&mut |position, entry| {
             contents.insert((entry.column.clone(), entry.content.clone()), position);
             let place = Place { position, entry: digest(&entry)?, content: entry.content };
             places.insert((entry.id, entry.column), place);
-            Ok::<(), IndexError>(())
+            Ok(())
         })?;
-        Ok(Self { places, contents, vectors: index })
+        Ok(Self { places, contents })
     }
 }
 
@@ -382,7 +384,7 @@ struct Run<'a> {
     space: &'a dyn Space,
     plan: &'a TablePlan,
     known: &'a Known,
-    writer: &'a mut Writer,
+    writer: &'a mut dyn StoreWriter,
     indexed: Indexed,
     /// Positions that stay.
     seen: RowSet,
@@ -428,8 +430,9 @@ impl Run<'_> {
                         self.indexed.unchanged += 1;
                     }
                     Cell::Moved(entry, position) => {
+                        let vector = self.writer.vector(position)?;
                         self.replace(&entry);
-                        self.writer.add(self.known.vectors.vector(position), &entry)?;
+                        self.writer.add(&vector, &entry)?;
                         self.indexed.unchanged += 1;
                     }
                     Cell::New(entry) => {

@@ -250,11 +250,13 @@ fn a_taste_leads_to_its_neighbours_and_variety_spreads_them() {
     }
     writer.commit().unwrap();
     let index = Index::open(folder.path()).unwrap();
-    let direction = taste(&index, &[0], &[4]).unwrap();
+    let of = |at: usize| index.vector(at);
+    let direction = taste(3, of(0), of(4)).unwrap();
     assert!(direction[0] > 0.9 && direction[1] < -0.9);
-    assert!(taste(&index, &[], &[]).is_err() && taste(&index, &[1], &[1]).is_err());
+    assert!(taste(3, &[], &[]).is_err() && taste(3, of(1), of(1)).is_err());
     let hits = index.search(&[1.0, 0.05, 0.1], &Search::default()).unwrap().remove(0);
-    let order = |variety| diverse(&index, &hits, 3, variety).into_iter().map(|h| h.position).collect::<Vec<_>>();
+    let near: Vec<f32> = hits.iter().flat_map(|h| of(h.position)).copied().collect();
+    let order = |variety| diverse(&hits, &near, 3, variety).into_iter().map(|h| h.position).collect::<Vec<_>>();
     assert_eq!(order(0.0), hits[..3].iter().map(|h| h.position).collect::<Vec<_>>());
     assert_eq!(order(0.5)[1], 3, "the second is unlike the first");
 }
