@@ -33,7 +33,7 @@ pub enum DataError {
     },
     /// The table's file name does not say what it is.
     #[error(
-        "{path:?} is not a table this program knows: expected .csv, .tsv, .txt, .jsonl, .ndjson, .json or .parquet"
+        "{path:?} is not a table this program knows: expected .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet or .tar (WebDataset, not compressed), or a folder of .parquet or .tar files"
     )]
     UnknownFormat {
         /// The table.

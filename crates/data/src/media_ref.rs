@@ -98,6 +98,11 @@ const AUDIO: [&str; 13] =
     ["wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "wma", "aiff", "aif", "amr", "caf"];
 const VIDEO: [&str; 13] = ["mp4", "avi", "mov", "mkv", "webm", "mpg", "mpeg", "m4v", "wmv", "flv", "3gp", "ts", "ogv"];
 
+/// Whether a file's extension (in small letters) is that of a medium.
+pub(crate) fn is_media_extension(extension: &str) -> bool {
+    [&IMAGE[..], &AUDIO, &VIDEO].concat().contains(&extension)
+}
+
 /// The media type that a cell looks like: by the extension of its (first) path, or by the type or
 /// the first bytes of its data URI.
 pub(crate) fn looks_like(value: &Value) -> Option<ColumnType> {

@@ -30,6 +30,18 @@ pub(crate) fn bmp(width: usize, height: usize, [red, green, blue]: [u8; 3]) -> V
     bytes
 }
 
+/// A tar file of these files.
+pub(crate) fn tar_file(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, *content).expect("a file");
+    }
+    tar.into_inner().expect("a tar file")
+}
+
 /// A tone as a WAV file of 16 bits.
 pub(crate) fn wav(sample_rate: u32, seconds: f64, hertz: f64) -> Vec<u8> {
     let samples = (f64::from(sample_rate) * seconds) as u32;

@@ -244,7 +244,7 @@ fn sounds_are_learnt_and_a_fit_starts_from_them() {
 
 /// Runs the program once undisturbed and once killed again and again, and
 /// compares what both write.
-pub fn assert_goes_on_to_the_same_bits(scene: &Scene, arguments: &[&str], file: &str) {
+pub fn assert_goes_on_to_the_same_bits(scene: &Scene, arguments: &[&str], files: &[&str]) {
     let spawn = |out: &str, resume: bool| -> Child {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin("sensorium"));
         command.current_dir(scene.path()).arg("pretrain").args(arguments).args(["--out", out]);
@@ -273,8 +273,10 @@ pub fn assert_goes_on_to_the_same_bits(scene: &Scene, arguments: &[&str], file: 
         kills += 1;
     }
     assert!(kills > 0, "the run was never killed");
-    let written = |out: &str| scene.bytes(&format!("{out}/{file}"));
-    assert!(written("whole") == written("killed"), "after {kills} kills");
+    for file in files {
+        let written = |out: &str| scene.bytes(&format!("{out}/{file}"));
+        assert!(written("whole") == written("killed"), "{file} after {kills} kills");
+    }
 }
 
 #[test]
@@ -282,7 +284,58 @@ fn a_killed_run_goes_on_to_the_same_bits() {
     let scene = Scene::new(20);
     language(&scene);
     let arguments: Vec<&str> = ["text.txt"].into_iter().chain(SMALL).chain(["--set", "train.epochs=12"]).collect();
-    assert_goes_on_to_the_same_bits(&scene, &arguments, "text/model.safetensors");
+    assert_goes_on_to_the_same_bits(&scene, &arguments, &["text/model.safetensors"]);
+}
+
+/// Two shards: samples of a picture, a caption and a JSON object each.
+fn shards(scene: &Scene) {
+    std::fs::create_dir(scene.path().join("shards")).expect("a folder");
+    for shard in 0..2 {
+        let file = std::fs::File::create(scene.path().join(format!("shards/{shard}.tar"))).expect("a shard");
+        let mut tar = tar::Builder::new(file);
+        let mut add = |name: String, content: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, name, content).expect("a file");
+        };
+        for n in shard * 10..shard * 10 + 10 {
+            let words = [WORDS[n % WORDS.len()]; 12].join(" ");
+            add(format!("{n:04}.png"), &scene.bytes(&format!("pictures/{n}.png")));
+            add(format!("{n:04}.txt"), format!("{words}\n{words}\n").as_bytes());
+            add(format!("{n:04}.json"), format!("{{\"kind\": \"{}\"}}", ["red", "蓝"][n % 2]).as_bytes());
+        }
+        tar.finish().expect("a shard");
+    }
+}
+
+#[test]
+fn a_killed_run_over_mixed_shards_goes_on_in_the_middle_of_one_to_the_same_bits() {
+    let scene = Scene::new(20);
+    language(&scene);
+    shards(&scene);
+    scene.write(
+        "mixed.toml",
+        "[corpus]\nunit = \"line\"\nval = 0.1\n[[corpus.source]]\nfiles = [\"shards\"]\nweight = 2.5\n\
+         [[corpus.source]]\nfiles = [\"text.txt\"]\nweight = 0.2\n[data]\ntable = \"shards\"\n[text]\nmax_tokens = 16\n\
+         [text.tower]\nhidden = 32\nlayers = 1\n[image]\nsize = 16\npatch_size = 4\n[image.tower]\nhidden = 32\n\
+         layers = 1\n[pretrain.mlm]\nweight = 1\n[pretrain.mim]\nweight = 1\n[train]\nbatch_size = 8\nlr = 5e-3\n",
+    );
+    let arguments = ["mixed.toml", "--set", "train.epochs=12", "--set", "data.cache=false"];
+    let written = ["text/model.safetensors", "image/model.safetensors"];
+    assert_goes_on_to_the_same_bits(&scene, &arguments, &written);
+}
+
+#[test]
+fn shards_are_a_table_like_any_other() {
+    let scene = Scene::new(20);
+    shards(&scene);
+    let seen = stdout(scene.program().args(["inspect", "shards", "--label", "kind"]));
+    assert!(seen.contains("__key__") && seen.contains("image") && seen.contains("蓝"), "{seen}");
+    let fit = ["fit", "shards", "--label", "kind", "--out", "model", "--type", "txt=text"];
+    let small = ["--set", "image.size=16", "--set", "image.patch_size=8", "--set", "train.epochs=1"];
+    scene.program().args(fit).args(small).assert().success();
+    let answers = stdout(scene.program().args(["predict", "model", "shards/1.tar"]));
+    assert_eq!(answers.lines().count(), 11, "{answers}");
 }
 
 #[test]
@@ -309,6 +362,8 @@ fn mistakes_get_one_clear_line() {
     assert!(run(&["run.toml"]).contains("pretrain.mlm.weight"));
     scene.write("empty.txt", "\n\n");
     assert!(run(&["empty.txt"]).contains("not a single word"));
+    scene.write("cut.tar", "no tar file");
+    assert!(run(&["cut.tar"]).contains("cut.tar"));
     let default = stdout(scene.program().args(["config", "--default", "--pretrain"]));
     assert!(default.contains("[pretrain.mlm]"), "{default}");
 }

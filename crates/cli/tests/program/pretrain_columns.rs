@@ -113,7 +113,7 @@ fn a_killed_run_over_columns_goes_on_to_the_same_bits() {
         "[pretrain.contrastive]\nweight = 1\nsub_batch = 10\n[pretrain.mim]\nweight = 1\ndecoder_hidden = 32\n\
          decoder_layers = 1\n[pretrain.mlm]\nweight = 1\n",
     );
-    assert_goes_on_to_the_same_bits(&scene, &["run.toml", "--set", "train.epochs=10"], "pair/model.safetensors");
+    assert_goes_on_to_the_same_bits(&scene, &["run.toml", "--set", "train.epochs=10"], &["pair/model.safetensors"]);
     let text = |out: &str| scene.bytes(&format!("{out}/text/model.safetensors"));
     assert!(text("whole") == text("killed"));
 }

@@ -1,12 +1,13 @@
 //! Running text as token numbers on disk: what a language model learns from.
 //!
-//! Text files are read once, as a stream, and tokenised in parallel; the
+//! Text files and shards are read once, as a stream, and tokenised in parallel; the
 //! numbers go into a file, from which pieces are read by their number in any
 //! order. The memory that this takes does not grow with the text, but for
 //! eight bytes a line where lines are the pieces. A second run over the same
 //! text finds the file made.
 
 mod lines;
+mod shards;
 mod store;
 
 pub use lines::files_of;
@@ -43,6 +44,8 @@ pub struct CorpusOptions {
     pub max_tokens: usize,
     /// What a word is.
     pub words: WordsBy,
+    /// The column of shards that holds the texts; None for the one with a usual name.
+    pub column: Option<String>,
 }
 
 /// A corpus of token numbers.
@@ -182,6 +185,9 @@ fn fingerprint(files: &[PathBuf], tokenizer: &Tokenizer, options: &CorpusOptions
     hasher.update(b"corpus 1");
     hasher.update(blake3::hash(tokenizer.json()).as_bytes());
     hasher.update(&[u8::from(options.unit == Unit::Document), u8::from(options.words == WordsBy::Blanks)]);
+    if let Some(column) = &options.column {
+        hasher.update(column.as_bytes());
+    }
     for path in files {
         let mut file = std::fs::File::open(path).map_err(|e| DataError::io("open", path, e))?;
         let mut own = blake3::Hasher::new();
@@ -200,7 +206,7 @@ fn tokenise(
     fingerprint: &str,
 ) -> Result<Store> {
     let mut writer = StoreWriter::create(folder, name)?;
-    let mut texts = Texts::of(files.to_vec(), options.unit == Unit::Document);
+    let mut texts = Texts::of(files.to_vec(), options.column.as_deref(), options.unit == Unit::Document);
     // Where the tokenizer marks no ends, the token for the end of a text does.
     let end = if tokenizer.adds_special_tokens() { None } else { tokenizer.end_of_text() };
     loop {
@@ -222,9 +228,10 @@ fn tokenise(
     writer.finish(fingerprint)
 }
 
-/// The texts of files one after another, to learn a vocabulary from.
-pub fn texts(files: &[PathBuf]) -> impl Iterator<Item = Result<String>> {
-    Texts::of(files.to_vec(), false)
+/// The texts of files one after another, of shards those of `column`, to learn
+/// a vocabulary from.
+pub fn texts(files: &[PathBuf], column: Option<&str>) -> impl Iterator<Item = Result<String>> + use<> {
+    Texts::of(files.to_vec(), column, false)
 }
 
 #[cfg(test)]
@@ -238,8 +245,8 @@ mod tests {
         let file = folder.join("text.txt");
         std::fs::write(&file, text).map_err(|e| DataError::io("write", &file, e))?;
         let files = [file];
-        let tokenizer = Tokenizer::train(texts(&files), &TokenizerOptions::default())?;
-        let options = CorpusOptions { unit, max_tokens, words: WordsBy::Pieces };
+        let tokenizer = Tokenizer::train(texts(&files, None), &TokenizerOptions::default())?;
+        let options = CorpusOptions { unit, max_tokens, words: WordsBy::Pieces, column: None };
         Ok((Corpus::open(&files, &tokenizer, &options, &folder.join("tokens"), "train")?, tokenizer))
     }
 
@@ -300,9 +307,9 @@ mod tests {
         let file = folder.path().join("text.txt");
         std::fs::write(&file, "猫 坐在 垫子 上\n").expect("written");
         let files = [file];
-        let tokenizer = Tokenizer::train(texts(&files), &TokenizerOptions::default())?;
+        let tokenizer = Tokenizer::train(texts(&files, None), &TokenizerOptions::default())?;
         let words = |words: WordsBy| -> Result<Vec<bool>> {
-            let options = CorpusOptions { unit: Unit::Line, max_tokens: 100, words };
+            let options = CorpusOptions { unit: Unit::Line, max_tokens: 100, words, column: None };
             Ok(Corpus::open(&files, &tokenizer, &options, folder.path(), "train")?.read(0)?.continues)
         };
         // [CLS] 猫 坐 在 垫 子 上 [SEP]
@@ -316,7 +323,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let file = folder.path().join("text.txt");
         let tokenizer = Tokenizer::train([Ok("a b".to_owned())], &TokenizerOptions::default()).expect("words");
-        let options = CorpusOptions { unit: Unit::Line, max_tokens: 9, words: WordsBy::Pieces };
+        let options = CorpusOptions { unit: Unit::Line, max_tokens: 9, words: WordsBy::Pieces, column: None };
         let error = |bytes: &[u8]| {
             std::fs::write(&file, bytes).expect("written");
             let files = [file.clone()];

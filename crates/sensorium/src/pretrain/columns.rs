@@ -3,6 +3,7 @@
 
 use super::Structures;
 use super::config::PretrainConfig;
+use super::corpora::TextSource;
 use super::pictures::{ImageStructure, as_fit, open_columns};
 use super::sounds::AudioStructure;
 use super::source::{Batch, pictures_of};
@@ -18,7 +19,7 @@ use sensorium_data::{ColumnType, DataPlan, Loader};
 use sensorium_engine::Params;
 use sensorium_model::{ColumnTower, TowerConfig, Towers};
 use sensorium_train::{Batches, BoxError, Source};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Texts that a vocabulary is learnt from, at most; spread evenly over the training rows.
@@ -82,7 +83,7 @@ impl Wanted {
 impl Columns {
     /// Decides on columns, structures and towers; fills in the sizes of the
     /// configuration. `kept` is the tokenizer that a run has begun with, where
-    /// it is resumed; `files` are texts that the vocabulary is learnt from too.
+    /// it is resumed; `sources` are texts that the vocabulary is learnt from too.
     ///
     /// # Errors
     /// When columns are missing, settings contradict each other, or sizes do
@@ -90,7 +91,7 @@ impl Columns {
     pub(super) fn new(
         config: &mut PretrainConfig,
         path: &Path,
-        files: &[PathBuf],
+        sources: &[TextSource],
         kept: Option<&Path>,
     ) -> Result<(Self, Structures)> {
         let wanted = Wanted::of(config);
@@ -127,7 +128,7 @@ impl Columns {
         let text = match text {
             true => {
                 let cells = cells(&dataset, &of(ColumnType::Text).map(|c| c.name.clone()).collect::<Vec<_>>())?;
-                Some(TextStructure::new(config, Texts { files, cells: &cells }, kept)?)
+                Some(TextStructure::new(config, Texts { sources, cells: &cells }, kept)?)
             }
             false => None,
         };

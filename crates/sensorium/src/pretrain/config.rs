@@ -58,11 +58,14 @@ impl Default for PretrainConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CorpusSection {
-    /// Text files (UTF-8), or folders whose `.txt` files are meant; relative to the configuration
-    /// file.
+    /// Text files (UTF-8), shards (tar in the WebDataset layout, Parquet, JSON lines), or folders of
+    /// them; relative to the configuration file.
     pub files: Vec<PathBuf>,
-    /// Text files for validation; without any, a share of `files` is held out.
+    /// Files for validation; without any, a share of all others is held out.
     pub validation: Vec<PathBuf>,
+    /// The column of shards that holds the texts (automatic: text, txt or content).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
     /// The share of the pieces that is held out for validation where no files are.
     pub val: f64,
     /// Which of the possible shares, apart from `train.seed`.
@@ -74,7 +77,34 @@ pub struct CorpusSection {
     /// pieces, of Chinese each character; or `blanks`, what stands between blanks, for text that
     /// was segmented so.
     pub words: WordsBy,
+    /// Further sources, as `[[corpus.source]]` with `files`, `column` and `weight`: how many times
+    /// an epoch goes through it (`files` above: once).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source: Vec<CorpusPart>,
 }
+
+/// `[[corpus.source]]`: files that are mixed in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorpusPart {
+    /// Text files, shards, or folders of them.
+    pub files: Vec<PathBuf>,
+    /// The column of shards that holds the texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// How many times an epoch goes through them; of a part of a pass the rest comes in the next
+    /// epoch.
+    pub weight: f64,
+}
+
+impl Default for CorpusPart {
+    fn default() -> Self {
+        Self { files: Vec::new(), column: None, weight: 1.0 }
+    }
+}
+
+/// A source is gone through so many times in an epoch, at most.
+const MAX_WEIGHT: f64 = 1000.0;
 
 impl Default for CorpusSection {
     fn default() -> Self {
@@ -85,6 +115,8 @@ impl Default for CorpusSection {
             seed: 0,
             unit: Unit::Block,
             words: WordsBy::Pieces,
+            column: None,
+            source: Vec::new(),
         }
     }
 }
@@ -119,7 +151,8 @@ impl PretrainConfig {
         let mut config = Self::parse(&text, &path.display().to_string(), overrides)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let corpus = &mut config.corpus;
-        let named = corpus.files.iter_mut().chain(&mut corpus.validation);
+        let parts = corpus.source.iter_mut().flat_map(|s| &mut s.files);
+        let named = corpus.files.iter_mut().chain(&mut corpus.validation).chain(parts);
         for file in named.chain(&mut config.text.tokenizer).chain(&mut config.data.table) {
             *file = folder.join(&*file);
         }
@@ -170,7 +203,7 @@ impl PretrainConfig {
 
     /// Whether the texts are those of the table, as no corpus is named.
     pub(crate) fn texts_of_table(&self) -> bool {
-        self.learns_text() && self.corpus.files.is_empty()
+        self.learns_text() && self.corpus.files.is_empty() && self.corpus.source.is_empty()
     }
 
     /// What words are, where they are hidden as wholes.
@@ -223,10 +256,21 @@ impl PretrainConfig {
         }
         if self.texts_of_table() && (self.data.table.is_none() || p.clm.weight > 0.0) {
             let problem = match p.clm.weight > 0.0 {
-                true => "missing; expected text files, or folders of them",
-                false => "missing; expected text files, or folders of them, or data.table with a column of texts",
+                true => "missing; expected text files, shards, or folders of them",
+                false => {
+                    "missing; expected text files, shards, or folders of them, or data.table with a column of texts"
+                }
             };
             return wrong("corpus.files", problem.into());
+        }
+        for source in &self.corpus.source {
+            if source.files.is_empty() {
+                return wrong("corpus.source.files", "missing; expected text files, shards, or folders of them".into());
+            }
+            if !(source.weight > 0.0 && source.weight <= MAX_WEIGHT) {
+                let problem = format!("{} is not a number above 0 and up to {MAX_WEIGHT}", source.weight);
+                return wrong("corpus.source.weight", problem);
+            }
         }
         let of_table = self.learns_images() || self.learns_sounds() || self.learns_columns();
         if of_table && self.data.table.is_none() {
@@ -307,6 +351,9 @@ mod tests {
         let files = "[corpus]\nfiles = [\"a.txt\"]\n";
         assert!(error(files).contains("pretrain.mlm.weight"));
         assert!(error("[pretrain.mlm]\nweight = 1\n").starts_with("corpus.files"));
+        let source = |keys: &str| error(&format!("[[corpus.source]]\n{keys}\n[pretrain.mlm]\nweight = 1\n"));
+        assert!(source("weight = 2").starts_with("corpus.source.files"));
+        assert!(source("files = [\"a.tar\"]\nweight = 0").starts_with("corpus.source.weight"));
         assert!(error(&format!("{files}[pretrain.mlm]\nweight = 1\n[pretrain.clm]\nweight = 1\n")).contains("clm"));
         assert!(error(&format!("{files}[pretrain.mlm]\nweight = 1\nshare = 2\n")).contains("pretrain.mlm"));
         assert!(error(&format!("{files}[pretrain.mlm]\nweight = -1\n")).contains("weight"));

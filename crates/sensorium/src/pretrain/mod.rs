@@ -10,6 +10,7 @@
 mod column_sections;
 mod columns;
 mod config;
+mod corpora;
 mod network;
 mod pictures;
 mod report;
@@ -23,7 +24,7 @@ mod together;
 mod validation;
 
 pub use column_sections::ContrastiveSection;
-pub use config::{CorpusSection, PretrainConfig, PretrainSection};
+pub use config::{CorpusPart, CorpusSection, PretrainConfig, PretrainSection};
 pub use save::{AUDIO_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER};
 pub use sections::{CausalStructure, ClmSection, MimMethod, MimSection, MlmSection, MsmSection};
 
@@ -31,9 +32,10 @@ use crate::fit::{FitOptions, Follower};
 use crate::saved::{FIT_FILE, write};
 use crate::{Error, Result};
 use columns::{Columns, Shares};
+use corpora::{Corpora, TextSource};
 use network::Network;
 use pictures::{ImageStructure, Media};
-use sensorium_data::{ColumnType, Corpus, CorpusOptions, corpus};
+use sensorium_data::{ColumnType, CorpusOptions};
 use sensorium_engine::Tape;
 use sensorium_train::{
     Event, Inventory, Observer, RunOptions, Source, StepContext, Stopped, Summary, TrainConfig, Trainable, Trainer,
@@ -178,27 +180,31 @@ impl Assembly {
             return self.add_row_texts(config, options, follower);
         }
         let out = &options.out;
-        let files = files(&config.corpus.files)?;
+        let sources = TextSource::of(&config.corpus)?;
         // A column's tower, where one shares it.
         let structure = match self.structures.text.take() {
             Some(structure) => structure,
-            None => TextStructure::new(config, Texts { files: &files, cells: &[] }, kept(options).as_deref())?,
+            None => TextStructure::new(config, Texts { sources: &sources, cells: &[] }, kept(options).as_deref())?,
         };
-        let how =
-            CorpusOptions { unit: config.corpus.unit, max_tokens: structure.max_tokens, words: config.corpus.words };
-        let open = |files: &[PathBuf], name: &str| {
-            Corpus::open(files, &structure.tokenizer, &how, &out.join(CORPUS_FOLDER), name).map(Arc::new)
+        let how = CorpusOptions {
+            unit: config.corpus.unit,
+            max_tokens: structure.max_tokens,
+            words: config.corpus.words,
+            column: None,
         };
-        let training = open(&files, "train")?;
-        follower.note(&describe_corpus("corpus", &training));
-        let (train, (val_corpus, val)) = match &config.corpus.validation[..] {
-            [] => {
+        let open = |sources: &[TextSource], name: &str| {
+            Corpora::open(sources, &structure.tokenizer, &how, &out.join(CORPUS_FOLDER), name).map(Arc::new)
+        };
+        let training = open(&sources, "train")?;
+        describe_corpora("corpus", &training, follower);
+        let (train, (val_corpus, val)) = match TextSource::validation(&config.corpus)? {
+            None => {
                 let (train, val) = held_out(training.len(), config.corpus.val, config.corpus.seed);
                 (train, (Arc::clone(&training), val))
             }
-            given => {
-                let validation = open(&self::files(given)?, "validation")?;
-                follower.note(&describe_corpus("validation", &validation));
+            Some(given) => {
+                let validation = open(&[given], "validation")?;
+                describe_corpora("validation", &validation, follower);
                 let pieces = (0..validation.len() as u32).collect();
                 ((0..training.len() as u32).collect(), (validation, pieces))
             }
@@ -210,11 +216,11 @@ impl Assembly {
             pieces: if config.train.token_budget > 0 { usize::MAX } else { config.train.batch_size.max(1) },
             tokens: config.train.token_budget,
         };
-        let fingerprints = [training.fingerprint(), val_corpus.fingerprint()];
+        let fingerprints = [training.fingerprints(), val_corpus.fingerprints()].concat();
         self.identity.insert("corpora".into(), serde_json::json!(fingerprints));
         self.identity.insert("text".into(), structure.config.clone());
         self.validation.add_text(val_corpus, val, size);
-        self.sources.push(Box::new(CorpusSource::new(training, train, size, config.train.seed)));
+        self.sources.push(Box::new(CorpusSource::new(training, &train, size, config.train.seed)));
         self.learn_text(config, structure, options, follower)
     }
 
@@ -250,7 +256,7 @@ impl Assembly {
         let dataset = pictures::open(config, &path, ColumnType::Text)?;
         let names: Vec<String> = dataset.schema.inputs().map(|c| c.name.clone()).collect();
         let cells = columns::cells(&dataset, &names)?;
-        let structure = TextStructure::new(config, Texts { files: &[], cells: &cells }, kept(options).as_deref())?;
+        let structure = TextStructure::new(config, Texts { sources: &[], cells: &cells }, kept(options).as_deref())?;
         drop(cells);
         let texts = Media::new(&dataset, config, structure.plan(config, &dataset)?)?;
         follower.note(&format!("texts: {}", texts.describe()));
@@ -273,8 +279,8 @@ impl Assembly {
         follower: &mut dyn Follower,
     ) -> Result<()> {
         let Some(path) = config.data.table.clone() else { return Ok(()) };
-        let files = files(&config.corpus.files)?;
-        let (mut columns, structures) = Columns::new(config, &path, &files, kept(options).as_deref())?;
+        let sources = TextSource::of(&config.corpus)?;
+        let (mut columns, structures) = Columns::new(config, &path, &sources, kept(options).as_deref())?;
         follower.note(&columns.describe());
         self.identity.insert("columns".into(), columns.identity());
         let together = Together::new(&mut self.network.params, &mut columns, &structures, config)?;
@@ -408,19 +414,12 @@ fn kept(options: &FitOptions) -> Option<PathBuf> {
     (options.resume && kept.is_file()).then_some(kept)
 }
 
-fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for path in named {
-        files.extend(corpus::files_of(path)?);
-    }
-    Ok(files)
-}
-
 /// Writes the configuration with every automatic choice filled in.
 fn write_config(config: &PretrainConfig, out: &std::path::Path) -> Result<()> {
     let mut absolute = config.clone();
     let corpus = &mut absolute.corpus;
-    for path in corpus.files.iter_mut().chain(&mut corpus.validation).chain(&mut absolute.data.table) {
+    let parts = corpus.source.iter_mut().flat_map(|s| &mut s.files);
+    for path in corpus.files.iter_mut().chain(&mut corpus.validation).chain(parts).chain(&mut absolute.data.table) {
         *path = std::path::absolute(&*path).map_err(|e| Error::io("find", &*path, e))?;
     }
     let text = toml::to_string(&absolute).map_err(|e| Error::model(out, e.to_string()))?;
@@ -435,18 +434,21 @@ fn comparable(config: &PretrainConfig) -> Result<serde_json::Value> {
     // What the text is, is told by its fingerprint; where it lies, and how
     // media are cached, changes nothing.
     (config.corpus.files, config.corpus.validation) = (Vec::new(), Vec::new());
+    config.corpus.source.iter_mut().for_each(|source| source.files = Vec::new());
     (config.data.table, config.data.cache, config.data.cache_gb) = (None, true, 0.0);
     serde_json::to_value(&config).map_err(|e| Error::Request(e.to_string()))
 }
 
-fn describe_corpus(name: &str, corpus: &Corpus) -> String {
-    let characters = corpus.characters() as f64 / corpus.tokens().max(1) as f64;
-    format!(
-        "{name}: {} texts, {} tokens of {characters:.1} characters on average, {} pieces",
-        corpus.texts(),
-        corpus.tokens(),
-        corpus.len()
-    )
+fn describe_corpora(name: &str, corpora: &Corpora, follower: &mut dyn Follower) {
+    for corpus in corpora.parts() {
+        let characters = corpus.characters() as f64 / corpus.tokens().max(1) as f64;
+        follower.note(&format!(
+            "{name}: {} texts, {} tokens of {characters:.1} characters on average, {} pieces",
+            corpus.texts(),
+            corpus.tokens(),
+            corpus.len()
+        ));
+    }
 }
 
 fn describe(config: &PretrainConfig, network: &Network, source: &Sources) -> Result<String> {

@@ -1,9 +1,10 @@
 //! Batches of text, pictures and sounds, in an order that is a function of (seed,
 //! pass).
 
+use super::corpora::{Corpora, Mixture};
 use crate::Result;
 use crate::retrieve::PairBatch;
-use sensorium_data::{Corpus, Loader, Pack};
+use sensorium_data::{Loader, Pack};
 use sensorium_engine::{Offsets, Random, Tensor};
 use sensorium_model::{ColumnInput, Values};
 use sensorium_train::{Batches, BoxError, Source};
@@ -59,7 +60,7 @@ impl TextBatch {
     ///
     /// # Errors
     /// When the corpus cannot be read.
-    pub(super) fn read(corpus: &Corpus, pieces: &[u32]) -> Result<Self> {
+    pub(super) fn read(corpus: &Corpora, pieces: &[u32]) -> Result<Self> {
         let (mut ids, mut continues, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         for piece in pieces {
             let piece = corpus.read(*piece as usize)?;
@@ -126,17 +127,18 @@ pub(super) struct BatchSize {
     pub tokens: usize,
 }
 
-/// The training pieces of a corpus; an epoch is a pass over all of them.
+/// The training pieces of corpora; an epoch is a pass over all of them, or as
+/// many as their weights say.
 pub(super) struct CorpusSource {
-    corpus: Arc<Corpus>,
-    pieces: Vec<u32>,
+    corpus: Arc<Corpora>,
+    mixture: Mixture,
     size: BatchSize,
     seed: u64,
     /// The last pass that was planned.
     planned: Mutex<Option<Arc<Pass>>>,
 }
 
-/// One pass over all pieces.
+/// One epoch.
 struct Pass {
     number: u64,
     order: Vec<u32>,
@@ -144,8 +146,9 @@ struct Pass {
 }
 
 impl CorpusSource {
-    pub(super) fn new(corpus: Arc<Corpus>, pieces: Vec<u32>, size: BatchSize, seed: u64) -> Self {
-        Self { corpus, pieces, size, seed, planned: Mutex::new(None) }
+    pub(super) fn new(corpus: Arc<Corpora>, pieces: &[u32], size: BatchSize, seed: u64) -> Self {
+        let mixture = corpus.mixture(pieces);
+        Self { corpus, mixture, size, seed, planned: Mutex::new(None) }
     }
 
     fn pass(&self, number: u64) -> Arc<Pass> {
@@ -153,8 +156,7 @@ impl CorpusSource {
         if let Some(pass) = planned.as_ref().filter(|pass| pass.number == number) {
             return Arc::clone(pass);
         }
-        let random = Random::new(self.seed).purpose("corpus order").at_step(number);
-        let order: Vec<u32> = random.permutation(self.pieces.len()).into_iter().map(|at| self.pieces[at]).collect();
+        let order = self.mixture.order(self.seed, number);
         let batches = cut(&order, self.size, |piece| self.corpus.length(piece as usize));
         let pass = Arc::new(Pass { number, order, batches });
         *planned = Some(Arc::clone(&pass));
@@ -333,8 +335,9 @@ pub(super) fn held_out(pieces: usize, share: f64, seed: u64) -> (Vec<u32>, Vec<u
 
 #[cfg(test)]
 mod tests {
+    use super::super::corpora::TextSource;
     use super::*;
-    use sensorium_data::{CorpusOptions, Tokenizer, TokenizerOptions, Unit, WordsBy, corpus};
+    use sensorium_data::{CorpusOptions, Tokenizer, TokenizerOptions, Unit, WordsBy};
     use std::collections::BTreeSet;
 
     fn source(size: BatchSize) -> CorpusSource {
@@ -342,12 +345,13 @@ mod tests {
         let file = folder.path().join("text.txt");
         let words = |n: usize| format!("w{n} ").repeat(1 + n % 7);
         std::fs::write(&file, (0..50).map(|n| format!("{}\n", words(n))).collect::<String>()).expect("written");
-        let files = [file];
-        let tokenizer = Tokenizer::train(corpus::texts(&files), &TokenizerOptions::default()).expect("vocabulary");
-        let options = CorpusOptions { unit: Unit::Line, max_tokens: 64, words: WordsBy::Pieces };
-        let corpus = Corpus::open(&files, &tokenizer, &options, folder.path(), "train").expect("corpus");
-        let pieces = (0..corpus.len() as u32).collect();
-        CorpusSource::new(Arc::new(corpus), pieces, size, 3)
+        let sources = [TextSource { files: vec![file], column: None, weight: 1.0 }];
+        let tokenizer =
+            Tokenizer::train(TextSource::texts(&sources), &TokenizerOptions::default()).expect("vocabulary");
+        let options = CorpusOptions { unit: Unit::Line, max_tokens: 64, words: WordsBy::Pieces, column: None };
+        let corpus = Corpora::open(&sources, &tokenizer, &options, folder.path(), "train").expect("corpus");
+        let pieces: Vec<u32> = (0..corpus.len() as u32).collect();
+        CorpusSource::new(Arc::new(corpus), &pieces, size, 3)
     }
 
     fn all(source: &dyn Source<Batch>, epoch: u64, from: usize) -> Vec<Vec<u32>> {

@@ -2,17 +2,18 @@
 //! checkpoint, so that whatever reads the family reads the result.
 
 use super::config::PretrainConfig;
+use super::corpora::TextSource;
 use super::sections::CausalStructure;
 use crate::{Dataset, Error, Result, hub};
 use sensorium_data::processor::TextProcessor;
-use sensorium_data::{DataPlan, PlanOptions, Tokenizer, TokenizerKind, TokenizerOptions, corpus};
+use sensorium_data::{DataPlan, PlanOptions, Tokenizer, TokenizerKind, TokenizerOptions};
 use sensorium_engine::{Builder, Params, Random, Tensor};
 use sensorium_model::heads::HeadConfig;
 use sensorium_model::pretrained::{Config, KeyMap, Part, PartConfig, Pretrained, describe};
 use sensorium_model::towers::{TextTower, TextTowerConfig};
 use sensorium_model::{DecoderConfig, DecoderOutput, Pooling, TowerConfig};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// How far weights lie from zero at the start: what BERT, GPT-2 and ViT begin
@@ -40,19 +41,20 @@ pub(super) struct TextStructure {
 /// Texts of files and cells of a table.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Texts<'a> {
-    pub files: &'a [PathBuf],
+    pub sources: &'a [TextSource],
     pub cells: &'a [String],
 }
 
 impl<'a> Texts<'a> {
     /// One after another.
     fn all(self) -> impl Iterator<Item = sensorium_data::Result<String>> + use<'a> {
-        corpus::texts(self.files).chain(self.cells.iter().cloned().map(Ok))
+        TextSource::texts(self.sources).chain(self.cells.iter().cloned().map(Ok))
     }
 
     /// How much text there is.
     fn bytes(self) -> u64 {
-        let files = self.files.iter().filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len());
+        let files =
+            self.sources.iter().flat_map(|s| &s.files).filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len());
         files.chain(self.cells.iter().map(|c| c.len() as u64)).sum()
     }
 }

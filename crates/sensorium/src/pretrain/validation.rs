@@ -3,13 +3,14 @@
 
 use super::columns::Columns;
 use super::config::PretrainConfig;
+use super::corpora::Corpora;
 use super::network::Network;
 use super::source::{Batch, BatchSize, TextBatch, cut};
 use crate::config::FitConfig;
 use crate::retrieve::Galleries;
 use crate::search::{ZeroShot, ZeroShotOptions};
 use crate::{Decision, Error, Result};
-use sensorium_data::{Corpus, DataPlan, Modality};
+use sensorium_data::{DataPlan, Modality};
 use sensorium_engine::{Random, Tape};
 use sensorium_model::Context;
 use sensorium_train::{BoxError, Judge, Source};
@@ -28,7 +29,7 @@ pub(super) struct Validation {
 }
 
 struct Pieces {
-    corpus: Arc<Corpus>,
+    corpus: Arc<Corpora>,
     pieces: Vec<u32>,
     batches: Vec<Range<usize>>,
 }
@@ -67,7 +68,7 @@ impl Validation {
     }
 
     /// Adds pieces of a corpus, if there are any.
-    pub(super) fn add_text(&mut self, corpus: Arc<Corpus>, pieces: Vec<u32>, size: BatchSize) {
+    pub(super) fn add_text(&mut self, corpus: Arc<Corpora>, pieces: Vec<u32>, size: BatchSize) {
         let batches = cut(&pieces, size, |piece| corpus.length(piece as usize));
         self.text = (!pieces.is_empty()).then_some(Pieces { corpus, pieces, batches });
     }

@@ -116,7 +116,7 @@ const COMMIT_EVERY: Duration = Duration::from_secs(20);
 /// until then stays in the index.
 pub fn index(model: &Path, source: &Path, options: &IndexOptions, watch: &mut dyn FnMut(IndexStep)) -> Result<Indexed> {
     let space = open(model)?;
-    let listed = if source.is_dir() { Some(folder::table(source)?) } else { None };
+    let listed = if source.is_dir() && !Table::is_sharded(source) { Some(folder::table(source)?) } else { None };
     let table = Table::open(listed.as_ref().map_or(source, |f| f.path()), &TableOptions::default())?;
     let mut types = options.types.clone();
     if listed.is_some() {
