@@ -30,7 +30,8 @@ test: ## what every change must pass
 
 .PHONY: postgres
 postgres: ## indexes in PostgreSQL with pgvector, against a server of their own (needs pip)
-	scripts/postgres.sh $(CARGO) test --workspace --locked --features sensorium-cli/postgres postgres
+	scripts/postgres.sh $(CARGO) test --workspace --locked --features sensorium-cli/postgres --test postgres
+	scripts/postgres.sh $(CARGO) test --workspace --locked --features sensorium-cli/postgres --test program postgresql
 
 .PHONY: instructions
 instructions: ## count the instructions of the main kernels: over 5 % more than committed fails (needs valgrind)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command beside a PostgreSQL server with pgvector of its own, for the tests that need one:
 #
-#   scripts/postgres.sh cargo test --workspace --locked --features sensorium-cli/postgres postgres
+#   scripts/postgres.sh cargo test --workspace --locked --features sensorium-cli/postgres --test postgres
 #
 # SENSORIUM_TEST_POSTGRES is the address of the server, which listens on a socket in a temporary
 # folder and goes, with all its data, when the command ends. The server comes from the Python
