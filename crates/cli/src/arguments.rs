@@ -80,7 +80,7 @@ impl std::str::FromStr for TypedColumn {
 
 #[derive(Args, Debug)]
 pub struct InspectArguments {
-    /// The table: CSV, TSV, JSONL or Parquet
+    /// The table: CSV, TSV, JSONL, Parquet, tar (WebDataset), or a folder of Parquet or tar shards
     pub table: PathBuf,
     /// The column to predict: adds class balance and leaks
     #[arg(long, value_name = "COLUMN")]
@@ -98,7 +98,7 @@ pub struct InspectArguments {
 
 #[derive(Args, Debug)]
 pub struct FitArguments {
-    /// A table (CSV, TSV, JSONL, Parquet), or a configuration (TOML)
+    /// A table (CSV, TSV, JSONL, Parquet, tar, or a folder of shards), or a configuration (TOML)
     #[arg(value_name = "TABLE|CONFIG.toml")]
     pub source: PathBuf,
     /// The column to predict
@@ -241,7 +241,7 @@ pub struct ExtractArguments {
     /// The folder of a model or of a checkpoint of a known family, or the name of one on the hub (org/name)
     #[arg(value_name = "PATH|HUB-ID")]
     pub model: String,
-    /// The table: CSV, TSV, JSONL or Parquet
+    /// The table: CSV, TSV, JSONL, Parquet, tar (WebDataset), or a folder of Parquet or tar shards
     pub table: PathBuf,
     /// The file of features; its ending .parquet, .safetensors, .npy or .jsonl chooses the form
     #[arg(long, short, value_name = "FEATURES")]
