@@ -167,7 +167,11 @@ fn what_was_not_committed_is_lost_and_nothing_else() {
     let mut known = Vec::new();
     let mut read = |writer: &mut dyn StoreWriter| {
         known.clear();
-        writer.known(&mut |position, entry| Ok(known.push((position, entry)))).unwrap();
+        let mut take = |position, entry| {
+            known.push((position, entry));
+            Ok(())
+        };
+        writer.known(&mut take).unwrap();
         known.clone()
     };
     let before = read(&mut *writer);
@@ -209,7 +213,7 @@ fn large_indexes_are_linked_and_exact_searches_stay_exact() {
     assert_eq!((done.graph, seen), (Some(3000), vec![(0, 3000), (3000, 3000)]));
     let mut client = database.client();
     let plan = |client: &mut Client, order: &str| -> String {
-        let zeros = format!("[{}]", vec!["0.1"; DIM].join(","));
+        let zeros = format!("[{}]", ["0.1"; DIM].join(","));
         let sql =
             format!("EXPLAIN SELECT position FROM sensorium_words ORDER BY {order} LIMIT 10").replace("$1", &zeros);
         client.query(&sql, &[]).unwrap().iter().map(|row| row.get::<_, String>(0)).collect()
@@ -353,13 +357,13 @@ fn an_index_can_be_spread_over_several_servers() {
     drop(writer);
     let mut writer = database.writer(&settings());
     let mut seventh = None;
-    writer
-        .known(&mut |position, e| {
-            Ok(if e == entry(7) {
-                seventh = Some(position)
-            })
-        })
-        .unwrap();
+    let mut find = |position, e: Entry| {
+        if e == entry(7) {
+            seventh = Some(position);
+        }
+        Ok(())
+    };
+    writer.known(&mut find).unwrap();
     writer.delete(seventh.unwrap());
     fill(&mut *writer, 3000..3001);
     writer.finish(&Finish { graph_from: Some(1000) }, &mut |_, _| {}).unwrap();
