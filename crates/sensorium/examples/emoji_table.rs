@@ -15,7 +15,7 @@
 //! | `name_zh` | the Chinese name |
 //! | `vendor` | who drew it |
 //! | `emoji` | the emoji itself |
-//! | `split` | see below |
+//! | `split` | see below; `vendors.csv` only |
 //!
 //! `vendors.csv` has nine tenths of the emoji: three vendors' drawings to train on (a tenth of them
 //! to validate), the fourth's to test. `unseen.csv` has the other tenth, which no training row shows
@@ -29,6 +29,9 @@ use std::process::ExitCode;
 
 /// The vendors that are trained on, and the one that is tested.
 const VENDORS: [&str; 4] = ["apple", "google", "twitter", "facebook"];
+
+/// The columns; of the emoji that are not trained on all but the last.
+const COLUMNS: [&str; 6] = ["picture", "name", "name_zh", "vendor", "emoji", "split"];
 
 struct Emoji {
     text: String,
@@ -62,8 +65,8 @@ fn build(folder: &Path) -> io::Result<()> {
     let (english, chinese) = (names("en")?, names("zh")?);
     let list = read(&folder.join(VENDORS[0]).join("emoji.json"))?;
     let all: Vec<Emoji> = list.as_array().into_iter().flatten().filter_map(|e| emoji(e, &english, &chinese)).collect();
-    let head = "picture,name,name_zh,vendor,emoji,split\n";
-    let (mut vendors, mut unseen, mut kept) = (String::from(head), String::from(head), 0);
+    let line = |cells: &[&str]| cells.iter().map(|c| quoted(c)).collect::<Vec<_>>().join(",") + "\n";
+    let (mut vendors, mut unseen, mut kept) = (line(&COLUMNS), line(&COLUMNS[..5]), 0);
     for e in &all {
         let files = VENDORS.map(|vendor| format!("{vendor}/img/{vendor}/64/{}", e.image));
         if files.iter().any(|file| !folder.join(file).is_file()) {
@@ -72,14 +75,13 @@ fn build(folder: &Path) -> io::Result<()> {
         kept += 1;
         let is_unseen = hash(&e.text).is_multiple_of(10);
         for (vendor, file) in VENDORS.iter().zip(&files) {
-            let split = match (*vendor, is_unseen) {
-                (_, true) | ("facebook", _) => "test",
+            let split = match *vendor {
+                "facebook" => "test",
                 _ if hash(file).is_multiple_of(10) => "val",
                 _ => "train",
             };
             let cells = [file.as_str(), &e.name, &e.name_zh, vendor, &e.text, split];
-            let row = cells.map(quoted).join(",") + "\n";
-            if is_unseen { unseen += &row } else { vendors += &row }
+            if is_unseen { unseen += &line(&cells[..5]) } else { vendors += &line(&cells) }
         }
     }
     for (file, table) in [("vendors.csv", &vendors), ("unseen.csv", &unseen)] {
