@@ -12,6 +12,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
     ViTConfig,
     ViTForMaskedImageModeling,
     ViTMAEConfig,
@@ -68,3 +70,16 @@ for norm in (True, False):
     # Positions of the decoder are constants (sines and cosines), whatever a loaded model makes of them.
     result["gradients"].pop("decoder.decoder_pos_embed", None)
     write(f"vit_mae_{'normalised' if norm else 'plain'}_loss", written, tensors, [result])
+
+
+def captions(model):
+    # As for the other causal models, the first token is not asked for: it is what the decoder starts with.
+    inputs, labels = torch.tensor(TEXTS[:2])[:, :-1], torch.tensor(TEXTS[:2])[:, 1:]
+    return {"loss": model(pixel_values=IMAGES, decoder_input_ids=inputs, labels=labels).loss.reshape(1)}
+
+
+decoder = GPT2Config(vocab_size=40, n_positions=24, n_embd=12, n_layer=2, n_head=3)
+pair = VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**vit), decoder)
+inputs = {"images": [2, 3, 12, 12], "tokens": TEXTS[:2]}
+written, tensors, result = run(VisionEncoderDecoderModel, pair, "decoder", inputs, captions)
+write("vit_gpt2_caption_loss", written, tensors, [result])

@@ -5,7 +5,9 @@ use crate::arguments::PretrainArguments;
 use crate::follow::Terminal;
 use crate::interrupt::stop_flag;
 use sensorium::fit::FitOptions;
-use sensorium::pretrain::{AUDIO_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, PretrainConfig, TEXT_FOLDER, pretrain};
+use sensorium::pretrain::{
+    AUDIO_FOLDER, CAPTION_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, PretrainConfig, TEXT_FOLDER, pretrain,
+};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -46,6 +48,10 @@ pub fn run(arguments: &PretrainArguments) -> anyhow::Result<ExitCode> {
         let pair = pair.display();
         eprintln!("model:   {pair}");
         eprintln!("index:   sensorium index {pair} TABLE --out INDEX");
+    }
+    let caption = out.join(CAPTION_FOLDER);
+    if caption.exists() {
+        eprintln!("model:   {}", caption.display());
     }
     Ok(ExitCode::SUCCESS)
 }

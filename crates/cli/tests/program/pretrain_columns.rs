@@ -94,6 +94,79 @@ fn columns_meet_while_their_towers_learn_what_is_hidden() {
 }
 
 #[test]
+fn pictures_are_matched_captioned_and_sorted() {
+    let scene = scene();
+    let row = |i: usize| {
+        let colour = ["red", "green", "blue", "white", "yellow", "black"][i % 6];
+        format!("pictures/{i}.png,a {colour} thing,{colour}\n")
+    };
+    scene.write("rows.csv", &format!("photo,words,colour\n{}", (0..96).map(row).collect::<String>()));
+    config(
+        &scene,
+        "rows.csv",
+        "[pretrain.contrastive]\nweight = 1\n[pretrain.itm]\nweight = 1\nlayers = 1\n[pretrain.caption]\nweight = 1\n\
+         layers = 1\n[pretrain.image_class]\nweight = 1\nlabel = \"colour\"\n",
+    );
+    let learnt = run(&scene, "all", 40, &[]);
+    let sum: f64 =
+        ["contrastive", "itm", "caption", "image_class"].map(|n| number(&learnt, &format!("{n}_loss"))).iter().sum();
+    assert!((sum - number(&learnt, "loss")).abs() < 1e-5, "{learnt}");
+    for name in ["itm_accuracy", "caption_accuracy", "image_class_accuracy"] {
+        assert!(number(&learnt, name) > 0.85, "{name}: {learnt}");
+    }
+    // Of "a COLOUR thing" only the colour is not known beforehand.
+    assert!(number(&learnt, "caption_perplexity") < 1.4, "{learnt}");
+    let info = stdout(scene.program().args(["model", "info", "all/caption"]));
+    assert!(info.contains("decoder") && info.contains("image"), "{info}");
+    let info = stdout(scene.program().args(["model", "info", "all/image"]));
+    assert!(info.contains("classifier"), "{info}");
+    for encoder in ["all/image", "all/caption"] {
+        let arguments = ["fit", "rows.csv", "--label", "colour", "--ignore", "words", "--out", &encoder[4..]];
+        let set = format!("image.encoder={encoder}");
+        let short = ["--set", &set, "--set", "train.epochs=1", "--set", "data.cache=false"];
+        scene.program().args(arguments).args(short).assert().success();
+    }
+    // Each by itself: matching without similarities draws by chance.
+    config(&scene, "rows.csv", "[pretrain.itm]\nweight = 1\ncolumns = [\"photo\", \"words\"]\n");
+    let alone = run(&scene, "itm", 2, &[]);
+    assert!(number(&alone, "itm_loss").is_finite() && alone.get("recall_at_1").is_none(), "{alone}");
+    config(&scene, "rows.csv", "[pretrain.caption]\nweight = 1\n");
+    assert!(number(&run(&scene, "words", 2, &[]), "caption_perplexity") > 1.0);
+}
+
+#[test]
+fn the_order_of_frames_is_learnt() {
+    let scene = Scene::new(1);
+    let mut table = String::from("clip,kind\n");
+    for i in 0..24 {
+        // From dark to bright, in one of three colours.
+        let colour = ["r", "g", "b"][i % 3];
+        let fade = format!("geq=r=0:g=0:b=0:{colour}='20+18*N'");
+        let source = ["-f", "lavfi", "-i", "color=size=16x16:rate=6:duration=2"];
+        let made = std::process::Command::new("ffmpeg")
+            .args(["-nostdin", "-loglevel", "error"])
+            .args(source)
+            .args(["-vf", &fade, "-pix_fmt", "yuv444p", "-y"])
+            .arg(scene.path().join(format!("{i}.mp4")))
+            .status();
+        assert!(made.expect("FFmpeg, which the tests of videos need").success());
+        table += &format!("{i}.mp4,{colour}\n");
+    }
+    scene.write("clips.csv", &table);
+    scene.write(
+        "run.toml",
+        "[data]\ntable = \"clips.csv\"\ntypes = { clip = \"video\" }\ncache = false\n[video]\nframes = 4\nsize = 16\n\
+         patch_size = 8\naugment = false\n[video.tower]\nhidden = 32\nlayers = 1\ndropout = 0\n[pretrain.frame_order]\n\
+         weight = 1\nhidden_frame = 0.5\n[train]\nlr = 5e-3\nbatch_size = 8\n",
+    );
+    let learnt = run(&scene, "learnt", 30, &[]);
+    // A place by chance is right once in four times.
+    assert!(number(&learnt, "frame_order_accuracy") > 0.7, "{learnt}");
+    let sum = number(&learnt, "frame_order_loss") + 0.5 * number(&learnt, "hidden_frame_loss");
+    assert!((sum - number(&learnt, "loss")).abs() < 1e-5, "{learnt}");
+}
+
+#[test]
 fn a_large_batch_in_parts_is_the_same_batch() {
     let scene = scene();
     config(&scene, "lists.jsonl", "[pretrain.contrastive]\nweight = 1\nloss = \"sigmoid\"\n");
@@ -111,7 +184,7 @@ fn a_killed_run_over_columns_goes_on_to_the_same_bits() {
         &scene,
         "lists.jsonl",
         "[pretrain.contrastive]\nweight = 1\nsub_batch = 10\n[pretrain.mim]\nweight = 1\ndecoder_hidden = 32\n\
-         decoder_layers = 1\n[pretrain.mlm]\nweight = 1\n",
+         decoder_layers = 1\n[pretrain.mlm]\nweight = 1\n[pretrain.itm]\nweight = 1\n[pretrain.caption]\nweight = 1\n",
     );
     assert_goes_on_to_the_same_bits(&scene, &["run.toml", "--set", "train.epochs=10"], &["pair/model.safetensors"]);
     let text = |out: &str| scene.bytes(&format!("{out}/text/model.safetensors"));

@@ -11,10 +11,10 @@ use serde_json::json;
 /// GPT-2, Chinese ones too.
 pub(super) const GPT2: Family = Family { name: "GPT-2", model_types: &["gpt2"], parts };
 
-fn parts(c: &Config) -> Result<Vec<Part>> {
+/// The settings of a decoder, without what attends to an encoder.
+pub(super) fn decoder(c: &Config) -> Result<DecoderConfig> {
     c.only("scale_attn_weights", &[json!(true)])?;
     c.only("scale_attn_by_inverse_layer_idx", &[json!(false)])?;
-    c.only("add_cross_attention", &[json!(false)])?;
     c.only("quantization_config", &[])?;
     let block = BlockConfig {
         hidden: c.usize("n_embd")?,
@@ -27,23 +27,27 @@ fn parts(c: &Config) -> Result<Vec<Part>> {
         attention_dropout: c.f64_or("attn_pdrop", 0.1)?,
         ..BlockConfig::default()
     };
-    let hidden = block.hidden;
     let transformer = TransformerConfig { layers: c.usize("n_layer")?, block, ..TransformerConfig::default() };
-    let (vocab_size, max_positions) = (c.usize("vocab_size")?, c.usize("n_positions")?);
     let tied = c.bool_or("tie_word_embeddings", true)?;
-    let decoder = DecoderConfig {
-        vocab_size,
-        learned_positions: Some(max_positions),
+    Ok(DecoderConfig {
+        vocab_size: c.usize("vocab_size")?,
+        learned_positions: Some(c.usize("n_positions")?),
         output: if tied { DecoderOutput::Tied } else { DecoderOutput::Untied },
         output_scale: None,
-        transformer: transformer.clone(),
-    };
+        transformer,
+    })
+}
+
+fn parts(c: &Config) -> Result<Vec<Part>> {
+    c.only("add_cross_attention", &[json!(false)])?;
+    let decoder = decoder(c)?;
+    let (hidden, tied) = (decoder.transformer.block.hidden, decoder.output == DecoderOutput::Tied);
     let text = TextTowerConfig {
-        vocab_size,
-        max_positions,
+        vocab_size: decoder.vocab_size,
+        max_positions: c.usize("n_positions")?,
         embedding_norm: false,
         pooling: Pooling::Last,
-        transformer,
+        transformer: decoder.transformer.clone(),
         ..TextTowerConfig::default()
     };
     let under = &["", "transformer."];
@@ -59,7 +63,7 @@ fn parts(c: &Config) -> Result<Vec<Part>> {
 
 /// The tensors' names, ours those of a decoder or of a text tower. Matrices
 /// are stored `[inputs, outputs]`, queries, keys and values side by side.
-fn keys(stack: &str) -> KeyMap {
+pub(super) fn keys(stack: &str) -> KeyMap {
     let mut keys = KeyMap::new();
     let layer = |name: &str| format!("{stack}.layer.*.{name}");
     for (part, name) in ["query", "key", "value"].into_iter().enumerate() {
@@ -79,4 +83,21 @@ fn keys(stack: &str) -> KeyMap {
         .map(&format!("{embeddings}.word"), "wte.weight")
         .map(&format!("{embeddings}.positions"), "wpe.weight")
         .ignore(&["h.*.attn.bias", "h.*.attn.masked_bias"])
+}
+
+/// With the names of what attends to an encoder: keys and values side by side.
+pub(super) fn cross_keys(keys: KeyMap) -> KeyMap {
+    let mut keys = keys;
+    for (part, name) in ["key", "value"].into_iter().enumerate() {
+        let half = Convert::TransposeRows { part, of: 2 };
+        keys = keys.convert(&format!("decoder.layer.*.cross.{name}.*"), "h.*.crossattention.c_attn.*", half);
+    }
+    for (ours, theirs) in [("query", "q_attn"), ("output", "c_proj")] {
+        let (ours, theirs) = (format!("decoder.layer.*.cross.{ours}"), format!("h.*.crossattention.{theirs}"));
+        keys = keys
+            .convert(&format!("{ours}.weight"), &format!("{theirs}.weight"), Convert::Transpose)
+            .map(&format!("{ours}.bias"), &format!("{theirs}.bias"));
+    }
+    keys.map("decoder.layer.*.cross_norm.*", "h.*.ln_cross_attn.*")
+        .ignore(&["h.*.crossattention.bias", "h.*.crossattention.masked_bias"])
 }

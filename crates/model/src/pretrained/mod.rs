@@ -26,6 +26,7 @@ mod siglip;
 mod swin;
 mod t5;
 mod video;
+mod vision_encoder_decoder;
 mod vit;
 
 pub use config::Config;
@@ -63,6 +64,7 @@ pub const FAMILIES: &[Family] = &[
     vit::VIT,
     vit::VIT_MAE,
     vit::DEIT,
+    vision_encoder_decoder::VISION_ENCODER_DECODER,
     dinov2::DINOV2,
     clip::CLIP,
     clip::CHINESE_CLIP,

@@ -105,7 +105,11 @@ pub(super) fn classifier(c: &Config, input: HeadInput, inputs: usize) -> Result<
     })
 }
 
-fn tower(c: &Config) -> Result<ImageTowerConfig> {
+/// The tower of a configuration, with a pooler.
+///
+/// # Errors
+/// When a setting is not known.
+pub(super) fn tower(c: &Config) -> Result<ImageTowerConfig> {
     let mut image = image_config(c)?;
     let block = &mut image.transformer.block;
     c.only("pooler_output_size", &[json!(block.hidden)])?;
@@ -115,7 +119,8 @@ fn tower(c: &Config) -> Result<ImageTowerConfig> {
     Ok(image)
 }
 
-fn keys(first: usize) -> KeyMap {
+/// The names of all its tensors.
+pub(super) fn keys(first: usize) -> KeyMap {
     image_keys(Convert::Grid { first, antialias: false })
         .map("encoder.layer.*.attention_norm.*", "encoder.layer.*.layernorm_before.*")
         .map("encoder.layer.*.mlp.up.*", "encoder.layer.*.intermediate.dense.*")

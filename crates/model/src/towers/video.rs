@@ -1,7 +1,7 @@
 //! Video: the image tower on every frame, then a Transformer over the frames
 //! in time.
 
-use super::{Encoded, ImageTower, ImageTowerConfig, Pooling, Positions, wrong_kind};
+use super::{Encoded, ImageTower, ImageTowerConfig, Pooling, Positions, replaced, wrong_kind};
 use crate::{ColumnInput, Context, Result, Transformer, TransformerConfig, Values};
 use sensorium_engine::{Builder, Offsets, Var};
 use serde::{Deserialize, Serialize};
@@ -62,9 +62,31 @@ impl VideoTower {
     /// # Errors
     /// When the values are not frames of the configured size, or too many.
     pub fn forward(&self, cx: &Context<'_>, column: &ColumnInput) -> Result<Encoded> {
+        self.encode(cx, column, None)
+    }
+
+    /// As [`VideoTower::forward`] with a learned token `[1, hidden]` in place
+    /// of the frames that are hidden: `[frames]`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forward_hidden(
+        &self,
+        cx: &Context<'_>,
+        column: &ColumnInput,
+        hidden: &[bool],
+        token: &Var,
+    ) -> Result<Encoded> {
+        self.encode(cx, column, Some((hidden, token)))
+    }
+
+    fn encode(&self, cx: &Context<'_>, column: &ColumnInput, hidden: Option<(&[bool], &Var)>) -> Result<Encoded> {
         let Values::Video(frames) = column.values() else { return Err(wrong_kind("video frames", column)) };
         let offsets = column.offsets();
-        let (_, _, per_frame) = self.image.encode(cx, frames)?;
+        let (_, _, mut per_frame) = self.image.encode(cx, frames)?;
+        if let Some((hidden, token)) = hidden {
+            per_frame = replaced(cx, &per_frame, hidden, token)?;
+        }
         let x = self.positions.add(cx, &per_frame, offsets)?;
         let x = self.temporal.forward(cx, x, offsets)?;
         let pooled = self.pool(cx, &x, offsets)?;

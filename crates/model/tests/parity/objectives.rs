@@ -3,7 +3,7 @@
 use crate::harness::{Case, Folders};
 use crate::text::texts;
 use crate::vision::images;
-use sensorium_engine::{Params, Tape, Var};
+use sensorium_engine::{Offsets, Params, Tape, Var};
 use sensorium_model::objectives::{MaskedLanguageHead, PixelDecoder, PixelDecoderConfig, PixelHead};
 use sensorium_model::pretrained::{PartConfig, Pretrained};
 use sensorium_model::towers::{ImageTower, ImageTowerConfig, TextTower};
@@ -53,10 +53,7 @@ fn check_causal(name: &str) {
         Ok(Box::new(move |cx| {
             let Values::Tokens(ids) = column.values() else { panic!("tokens") };
             let segments = column.offsets();
-            let next: Vec<Option<u32>> = segments
-                .ranges()
-                .flat_map(|r| ids[r.start + 1..r.end].iter().map(|id| Some(*id)).chain([None]))
-                .collect();
+            let next = next_tokens(ids, segments);
             let hidden = decoder.hidden(cx, ids, segments, None)?;
             decoder.loss(cx, &hidden, &next)
         }))
@@ -122,4 +119,25 @@ fn check_mae(name: &str, normalise: bool) {
 fn vit_mae_loss() {
     check_mae("vit_mae_normalised_loss", true);
     check_mae("vit_mae_plain_loss", false);
+}
+
+#[test]
+fn vit_gpt2_caption_loss() {
+    check("vit_gpt2_caption_loss", &["image", "decoder"], |model, params, inputs| {
+        let (tower, _) = image_tower(model, params)?;
+        let decoder = model.load_decoder("decoder", params)?;
+        let (pictures, column) = (images(inputs), texts(inputs));
+        Ok(Box::new(move |cx| {
+            let Values::Tokens(ids) = column.values() else { panic!("tokens") };
+            let (memory, of, _) = tower.forward(cx, &pictures)?;
+            let hidden = decoder.hidden(cx, ids, column.offsets(), Some((&memory, &of)))?;
+            let next = next_tokens(ids, column.offsets());
+            decoder.loss(cx, &hidden, &next)
+        }))
+    });
+}
+
+/// The token after each, within its text.
+fn next_tokens(ids: &[u32], segments: &Offsets) -> Vec<Option<u32>> {
+    segments.ranges().flat_map(|r| ids[r.start + 1..r.end].iter().map(|id| Some(*id)).chain([None])).collect()
 }

@@ -45,3 +45,77 @@ impl ContrastiveSection {
         RetrieveSection { pairs, dim, loss, margin, sub_batch }
     }
 }
+
+/// `[pretrain.itm]`: image-text matching: whether a picture and a text belong together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ItmSection {
+    /// Its weight in the loss.
+    pub weight: f64,
+    /// The column of pictures and that of texts, as `["photo", "caption"]` (automatic: the only ones).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<[String; 2]>,
+    /// Blocks in which the text sees the picture.
+    pub layers: usize,
+    /// Width of these blocks (automatic: the text's).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<usize>,
+    /// Whether what does not belong together is drawn in proportion to contrastive similarity,
+    /// where that is learnt too; all alike otherwise.
+    pub hard_negatives: bool,
+}
+
+impl Default for ItmSection {
+    fn default() -> Self {
+        Self { weight: 0.0, columns: None, layers: 2, hidden: None, hard_negatives: true }
+    }
+}
+
+/// `[pretrain.caption]`: a decoder writes the text of a picture, token by token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CaptionSection {
+    /// Its weight in the loss.
+    pub weight: f64,
+    /// The column of pictures and that of texts, as `["photo", "caption"]` (automatic: the only ones).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<[String; 2]>,
+    /// Blocks of the decoder, which is as wide as the picture's tower.
+    pub layers: usize,
+}
+
+impl Default for CaptionSection {
+    fn default() -> Self {
+        Self { weight: 0.0, columns: None, layers: 2 }
+    }
+}
+
+/// `[pretrain.image_class]`: the class of a picture, as an auxiliary objective with labels.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageClassSection {
+    /// Its weight in the loss.
+    pub weight: f64,
+    /// The column with the class of a row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The column of pictures (automatic: the only one).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// Share of the target that is spread over all classes.
+    pub label_smoothing: f64,
+}
+
+/// `[pretrain.frame_order]`: the frames of a video are shuffled; where did each stand?
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FrameOrderSection {
+    /// Its weight in the loss.
+    pub weight: f64,
+    /// The column of videos (automatic: the only one).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// The weight, beside it, of guessing the mean colours of the patches of one hidden frame from
+    /// the others in their order; 0: none is hidden.
+    pub hidden_frame: f64,
+}

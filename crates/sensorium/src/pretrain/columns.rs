@@ -15,7 +15,7 @@ use crate::encoders::Encoders;
 use crate::retrieve::Cells;
 use crate::search::Similarity;
 use crate::{Dataset, Error, Result};
-use sensorium_data::{ColumnType, DataPlan, Loader};
+use sensorium_data::{ColumnType, DataPlan, Loader, Modality};
 use sensorium_engine::Params;
 use sensorium_model::{ColumnTower, TowerConfig, Towers};
 use sensorium_train::{Batches, BoxError, Source};
@@ -71,7 +71,28 @@ impl Wanted {
             }
             wanted.labels.extend(p.contrastive.zero_shot.clone());
         }
+        for (weight, columns) in [(p.itm.weight, &p.itm.columns), (p.caption.weight, &p.caption.columns)] {
+            match columns {
+                Some(columns) if weight > 0.0 => wanted.names.extend(columns.iter().cloned()),
+                None if weight > 0.0 => wanted.types.extend([ColumnType::Image, ColumnType::Text]),
+                _ => {}
+            }
+        }
+        if p.image_class.weight > 0.0 {
+            wanted.name_or_all(&p.image_class.column, ColumnType::Image);
+            wanted.labels.extend(p.image_class.label.clone());
+        }
+        if p.frame_order.weight > 0.0 {
+            wanted.name_or_all(&p.frame_order.column, ColumnType::Video);
+        }
         wanted
+    }
+
+    fn name_or_all(&mut self, name: &Option<String>, kind: ColumnType) {
+        match name {
+            Some(name) => self.names.push(name.clone()),
+            None => self.types.push(kind),
+        }
     }
 
     fn has(&self, name: &str, kind: ColumnType) -> bool {
@@ -115,6 +136,7 @@ impl Columns {
             n => Ok(n == 1),
         };
         let (mlm, mim, msm) = (config.pretrain.mlm.weight, config.pretrain.mim.weight, config.pretrain.msm.weight);
+        let caption = config.pretrain.caption.weight;
         if config.pretrain.clm.weight > 0.0 && of(ColumnType::Text).next().is_some() {
             let problem = "a causal model is no encoder of the table's texts; leave one of them out, or set the weight \
                            of mlm instead";
@@ -122,7 +144,9 @@ impl Columns {
         }
         // Of a column whose encoder is a pair's, or any, everything comes from the checkpoint.
         let text = shared("mlm", mlm, ColumnType::Text)? && (mlm > 0.0 || config.text.encoder.is_none());
-        let image = shared("mim", mim, ColumnType::Image)? && (mim > 0.0 || config.image.encoder.is_none());
+        shared("caption", caption, ColumnType::Image)?;
+        let one_image = shared("mim", mim, ColumnType::Image)?;
+        let image = one_image && (mim > 0.0 || caption > 0.0 || config.image.encoder.is_none());
         let audio = shared("msm", msm, ColumnType::Audio)? && msm > 0.0;
         let rows = dataset.splits.train.len();
         let text = match text {
@@ -183,6 +207,40 @@ impl Columns {
         let plan = Arc::new(plan);
         let (text, image, audio, structures) = (text_at, image_at, audio_at, Structures { text, image, audio });
         Ok((Self { dataset, plan, fit, towers, similarity, text, image, audio, encoders }, structures))
+    }
+
+    /// The place of a column of a modality that a key of the configuration
+    /// names, or of the only one.
+    ///
+    /// # Errors
+    /// When there is none of that name and modality, or none or several
+    /// without a name.
+    pub(super) fn one(&self, place: &str, modality: Modality, named: Option<&String>) -> Result<usize> {
+        let of = self.plan.columns.iter().enumerate().filter(|(_, c)| c.modality == modality);
+        let known: Vec<(usize, &str)> = of.map(|(at, c)| (at, c.name.as_str())).collect();
+        let list = || known.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+        let wrong = |problem: String| Err(Error::Config { place: place.into(), problem });
+        match (named, &known[..]) {
+            (Some(name), known) => match known.iter().find(|(_, known)| known == name) {
+                Some((at, _)) => Ok(*at),
+                None => wrong(format!("{name:?} is no column of type {}; these are: {}", modality.name(), list())),
+            },
+            (None, [(at, _)]) => Ok(*at),
+            (None, []) => wrong(format!(
+                "there is no column of type {0} to learn from; say which one is, as [data.types] COLUMN = \"{0}\"",
+                modality.name()
+            )),
+            (None, _) => wrong(format!("there are several columns of type {}: {}; name one", modality.name(), list())),
+        }
+    }
+
+    /// The places of a column of pictures and one of texts, likewise.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn image_and_text(&self, place: &str, named: Option<&[String; 2]>) -> Result<[usize; 2]> {
+        let name = |at: usize| named.map(|named| &named[at]);
+        Ok([self.one(place, Modality::Image, name(0))?, self.one(place, Modality::Text, name(1))?])
     }
 
     /// Copies the weights of encoders into towers.

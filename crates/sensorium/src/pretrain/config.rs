@@ -1,7 +1,7 @@
 //! The configuration of a pretraining run: one TOML file, every key with a
 //! default, sections shared with [`crate::FitConfig`] where they mean the same.
 
-use super::column_sections::ContrastiveSection;
+use super::column_sections::{CaptionSection, ContrastiveSection, FrameOrderSection, ImageClassSection, ItmSection};
 use super::sections::{ClmSection, MimSection, MlmSection, MsmSection};
 use crate::config::{AudioSection, DataSection, ImageSection, TextSection, VideoSection};
 use crate::{Error, Result};
@@ -138,6 +138,14 @@ pub struct PretrainSection {
     pub msm: MsmSection,
     /// Contrastive learning: what stands in one row of a table lies close in one space.
     pub contrastive: ContrastiveSection,
+    /// Image-text matching: do a picture and a text belong together?
+    pub itm: ItmSection,
+    /// Captions: a decoder writes the text of a picture.
+    pub caption: CaptionSection,
+    /// The class of a picture, as an auxiliary objective with labels.
+    pub image_class: ImageClassSection,
+    /// The order of a video's frames.
+    pub frame_order: FrameOrderSection,
 }
 
 impl PretrainConfig {
@@ -198,7 +206,10 @@ impl PretrainConfig {
 
     /// Whether columns of a table are learnt from together.
     pub(crate) fn learns_columns(&self) -> bool {
-        self.pretrain.contrastive.weight > 0.0
+        let p = &self.pretrain;
+        let weights =
+            [p.contrastive.weight, p.itm.weight, p.caption.weight, p.image_class.weight, p.frame_order.weight];
+        weights.iter().any(|weight| *weight > 0.0)
     }
 
     /// Whether the texts are those of the table, as no corpus is named.
@@ -288,6 +299,19 @@ impl PretrainConfig {
                 format!("{} is too short to learn from; expected at least 4", self.text.max_tokens),
             );
         }
+        for (name, layers) in [("itm", p.itm.layers), ("caption", p.caption.layers)] {
+            if layers == 0 {
+                return wrong(&format!("pretrain.{name}.layers"), "0 is not at least 1".into());
+            }
+        }
+        if !(0.0..1.0).contains(&p.image_class.label_smoothing) {
+            let problem = format!("{} is not a share from 0 up to, but not, 1", p.image_class.label_smoothing);
+            return wrong("pretrain.image_class.label_smoothing", problem);
+        }
+        if !(p.frame_order.hidden_frame.is_finite() && p.frame_order.hidden_frame >= 0.0) {
+            let problem = format!("{} is not a number from 0 on", p.frame_order.hidden_frame);
+            return wrong("pretrain.frame_order.hidden_frame", problem);
+        }
         self.train.validate()?;
         Ok(())
     }
@@ -314,13 +338,17 @@ impl PretrainConfig {
 
 impl PretrainSection {
     /// The weight of each objective by its name.
-    pub fn weights(&self) -> [(&'static str, f64); 5] {
+    pub fn weights(&self) -> [(&'static str, f64); 9] {
         [
             ("mlm", self.mlm.weight),
             ("clm", self.clm.weight),
             ("mim", self.mim.weight),
             ("msm", self.msm.weight),
             ("contrastive", self.contrastive.weight),
+            ("itm", self.itm.weight),
+            ("caption", self.caption.weight),
+            ("image_class", self.image_class.weight),
+            ("frame_order", self.frame_order.weight),
         ]
     }
 

@@ -7,10 +7,14 @@
 //! it like any checkpoint, and so do other libraries. `pair` holds columns that
 //! meet in one space, as a fit with `task = "retrieve"` leaves them.
 
+mod captioning;
+mod classes;
 mod column_sections;
 mod columns;
 mod config;
 mod corpora;
+mod frame_order;
+mod matching;
 mod network;
 mod pictures;
 mod report;
@@ -23,9 +27,9 @@ mod texts;
 mod together;
 mod validation;
 
-pub use column_sections::ContrastiveSection;
+pub use column_sections::{CaptionSection, ContrastiveSection, FrameOrderSection, ImageClassSection, ItmSection};
 pub use config::{CorpusPart, CorpusSection, PretrainConfig, PretrainSection};
-pub use save::{AUDIO_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER};
+pub use save::{AUDIO_FOLDER, CAPTION_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER};
 pub use sections::{CausalStructure, ClmSection, MimMethod, MimSection, MlmSection, MsmSection};
 
 use crate::fit::{FitOptions, Follower};
@@ -137,6 +141,9 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
     }
     if let (Some(columns), Some(together)) = (&columns, &network.together) {
         save::save_pair(out, columns, together, &network.params, &summary)?;
+        if let (Some(captioning), Some(image)) = (together.captioning(), &structures.image) {
+            save::save_captioning(out, captioning, image, &network)?;
+        }
     }
     let metrics = if validation.is_empty() { BTreeMap::new() } else { validation.measure(&network)? };
     let report = report::write(out, &metrics, &summary, (&structures, &network), &config)?;
@@ -280,7 +287,7 @@ impl Assembly {
     ) -> Result<()> {
         let Some(path) = config.data.table.clone() else { return Ok(()) };
         let sources = TextSource::of(&config.corpus)?;
-        let (mut columns, structures) = Columns::new(config, &path, &sources, kept(options).as_deref())?;
+        let (mut columns, mut structures) = Columns::new(config, &path, &sources, kept(options).as_deref())?;
         follower.note(&columns.describe());
         self.identity.insert("columns".into(), columns.identity());
         let together = Together::new(&mut self.network.params, &mut columns, &structures, config)?;
@@ -295,7 +302,12 @@ impl Assembly {
             }
             self.network.scopes.text = together.scope(at).to_owned();
         }
-        if let Some((at, structure)) = columns.image.zip(structures.image.as_ref()) {
+        if let Some((at, structure)) = columns.image.zip(structures.image.as_mut()) {
+            if config.pretrain.mim.weight == 0.0
+                && let Some(classes) = together.classes()
+            {
+                structure.name_classes(classes.id2label());
+            }
             save::save_image_structure(&options.out, structure)?;
             self.network.scopes.image = together.scope(at).to_owned();
             let mim = &config.pretrain.mim;
@@ -389,7 +401,8 @@ fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
         || written(TEXT_FOLDER)
         || written(IMAGE_FOLDER)
         || written(AUDIO_FOLDER)
-        || written(PAIR_FOLDER);
+        || written(PAIR_FOLDER)
+        || written(CAPTION_FOLDER);
     if started && !options.resume {
         return Err(Error::Request(format!(
             "{:?} already holds a run; go on with it with --resume, or choose another folder with --out",
@@ -477,3 +490,6 @@ fn describe(config: &PretrainConfig, network: &Network, source: &Sources) -> Res
     );
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests;

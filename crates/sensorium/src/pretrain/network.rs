@@ -340,16 +340,21 @@ impl Text {
     }
 }
 
-fn count(hits: Vec<bool>) -> usize {
+/// How many guesses were right.
+pub(super) fn count(hits: impl IntoIterator<Item = bool>) -> usize {
     hits.into_iter().filter(|hit| *hit).count()
 }
 
 /// The token after each, within its segment.
-fn following(ids: &[u32], segments: &Offsets) -> Vec<Option<u32>> {
+pub(super) fn following(ids: &[u32], segments: &Offsets) -> Vec<Option<u32>> {
     segments.ranges().flat_map(|r| r.clone().map(move |at| (at + 1 < r.end).then(|| ids[at + 1]))).collect()
 }
 
-fn causal_hits(cx: &Context<'_>, decoder: &Decoder, hidden: &Var, next: &[Option<u32>]) -> Result<usize> {
+/// How many of the tokens that follow are the best guess.
+///
+/// # Errors
+/// When the decoder has no output.
+pub(super) fn causal_hits(cx: &Context<'_>, decoder: &Decoder, hidden: &Var, next: &[Option<u32>]) -> Result<usize> {
     let rows: Vec<u32> = (0..next.len() as u32).filter(|row| next[*row as usize].is_some()).collect();
     let mut hits = 0;
     for rows in rows.chunks(ROWS_AT_ONCE) {

@@ -112,6 +112,18 @@ impl ImageStructure {
         })
     }
 
+    /// Says which classes are told from the pictures: a ViT's classifier is
+    /// written with it.
+    pub(super) fn name_classes(&mut self, id2label: Value) {
+        let named = id2label.as_object().into_iter().flatten();
+        let label2id: serde_json::Map<String, Value> = named
+            .filter_map(|(id, name)| Some((name.as_str()?.to_owned(), json!(id.parse::<usize>().ok()?))))
+            .collect();
+        self.config["architectures"] = json!(["ViTForImageClassification"]);
+        self.config["label2id"] = Value::Object(label2id);
+        self.config["id2label"] = id2label;
+    }
+
     /// How rows become pictures.
     ///
     /// # Errors
@@ -166,7 +178,7 @@ fn going_on(config: &mut PretrainConfig, folder: &Path) -> Result<(Pretrained, I
     let model_type = source.config().str_or("model_type", "")?;
     if !["vit", "vit_mae"].contains(&model_type) {
         return Err(wrong(format!(
-            "masked image modelling goes on from ViT; this is a {} checkpoint",
+            "masked image modelling and captions go on from ViT; this is a {} checkpoint",
             source.family().name
         )));
     }

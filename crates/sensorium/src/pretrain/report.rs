@@ -5,7 +5,7 @@ use super::Structures;
 use super::config::PretrainConfig;
 use super::network::Network;
 use super::pictures::as_fit;
-use super::save::{AUDIO_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER};
+use super::save::{AUDIO_FOLDER, CAPTION_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER};
 use super::sections::MimMethod;
 use super::structure::TextModel;
 use crate::saved::write as write_file;
@@ -90,6 +90,15 @@ fn card(
              sensorium predict {PAIR_FOLDER} pictures.csv --labels cat,dog\n```\n\n"
         );
     }
+    if config.pretrain.caption.weight > 0.0 {
+        card += &format!(
+            " The folder `{CAPTION_FOLDER}` holds an encoder of pictures and a decoder that writes about them."
+        );
+        used += &format!(
+            "```sh\nsensorium model info {CAPTION_FOLDER}\n```\n\nWith the transformers library: \
+             `VisionEncoderDecoderModel.from_pretrained(\"{CAPTION_FOLDER}\").generate(pixel_values)`.\n\n"
+        );
+    }
     card += &format!("\n\n## Use\n\n{used}## Facts\n\n");
     for (name, fact) in facts {
         card += &format!("- {name}: {fact}\n");
@@ -110,7 +119,7 @@ fn card(
 /// What was pretrained: families where there are some.
 fn names(structures: &Structures) -> Vec<&'static str> {
     let families = structures.families();
-    if families.is_empty() { vec!["columns in one space"] } else { families }
+    if families.is_empty() { vec!["columns"] } else { families }
 }
 
 /// How a tower's folder is used.

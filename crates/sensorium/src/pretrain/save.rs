@@ -2,6 +2,8 @@
 //! `text.encoder` or `image.encoder` of a fit and for whatever else reads that
 //! family.
 
+use super::captioning::Captioning;
+use super::classes::ImageClass;
 use super::columns::Columns;
 use super::network::{IMAGE_HEAD, Network, TEXT_HEAD};
 use super::pictures::ImageStructure;
@@ -29,6 +31,8 @@ pub const IMAGE_FOLDER: &str = "image";
 pub const AUDIO_FOLDER: &str = "audio";
 /// That of columns that meet in one space.
 pub const PAIR_FOLDER: &str = "pair";
+/// That of a decoder that writes about pictures, with its encoder.
+pub const CAPTION_FOLDER: &str = "caption";
 
 /// Classes that other libraries know the families' language models by.
 const CLASSES: [(&str, &str, &str); 12] = [
@@ -170,6 +174,11 @@ pub(super) fn save_image(out: &Path, structure: &ImageStructure, network: &Netwo
     let mut tensors = structure.keys.export(below(&network.params, &network.scopes.image))?;
     if network.learns_images() {
         tensors.extend(structure.head_keys.export(below(&network.params, IMAGE_HEAD))?);
+    } else if network.together.as_ref().is_some_and(|t| t.classes().is_some()) {
+        // What name_classes has announced.
+        let named =
+            ImageClass::tensors(&network.params).map(|(name, tensor)| (name.replace("output", "classifier"), tensor));
+        tensors.extend(named.map(|(name, tensor)| (name, tensor.clone())));
     }
     let path = out.join(IMAGE_FOLDER).join(WEIGHTS_FILE);
     Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
@@ -208,4 +217,28 @@ pub(super) fn save_pair(
         false => Some(evaluate_rows(&retriever, &columns.dataset, rows)?),
     };
     write_card(&folder, &retriever, evaluated.as_ref(), summary, "val")
+}
+
+/// Writes the decoder of captions and its encoder as one model of the reference
+/// library, with tokenizer and processor.
+///
+/// # Errors
+/// When a name is not known or a file cannot be written.
+pub(super) fn save_captioning(
+    out: &Path,
+    captioning: &Captioning,
+    image: &ImageStructure,
+    network: &Network,
+) -> Result<()> {
+    let folder = out.join(CAPTION_FOLDER);
+    let (config, tensors) = captioning.export(&network.params, &network.scopes.image)?;
+    save_described(&folder, config, &image.preprocessor())?;
+    let tokenizer = &captioning.tokenizer;
+    tokenizer.save(&folder.join("tokenizer.json"))?;
+    let longest = config["decoder"]["n_positions"].as_u64().unwrap_or_default() as usize;
+    let described = serde_json::to_vec_pretty(&tokenizer_config(tokenizer, longest));
+    let described = described.map_err(|e| Error::model(&folder, e.to_string()))?;
+    write(&folder.join("tokenizer_config.json"), &described)?;
+    let path = folder.join(WEIGHTS_FILE);
+    Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
 }

@@ -238,11 +238,12 @@ fn tower_dropout(config: &PretrainConfig) -> (f64, f64) {
     (config.text.tower.dropout, config.text.tower.attention_dropout)
 }
 
-struct Sizes {
-    hidden: usize,
-    layers: usize,
-    heads: usize,
-    max_tokens: usize,
+/// Sizes of a model from scratch.
+pub(super) struct Sizes {
+    pub hidden: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub max_tokens: usize,
 }
 
 /// The number of a token that the configuration names, as JSON.
@@ -273,7 +274,7 @@ fn bert(config: &PretrainConfig, s: &Sizes, tokenizer: &Tokenizer) -> Value {
     })
 }
 
-fn gpt2(config: &PretrainConfig, s: &Sizes, tokenizer: &Tokenizer) -> Value {
+pub(super) fn gpt2(config: &PretrainConfig, s: &Sizes, tokenizer: &Tokenizer) -> Value {
     let (dropout, attention_dropout) = tower_dropout(config);
     json!({
         "architectures": ["GPT2LMHeadModel"],

@@ -1,13 +1,17 @@
 //! What is learnt of columns that belong together.
 
 use super::Structures;
+use super::captioning::Captioning;
+use super::classes::ImageClass;
 use super::columns::Columns;
 use super::config::PretrainConfig;
+use super::frame_order::FrameOrder;
+use super::matching::Matching;
 use super::network::Part;
 use super::structure::fill;
 use crate::Result;
 use crate::config::FitConfig;
-use crate::retrieve::{PairBatch, RetrievalLearner, Retriever, describe_space, joint_config, loss_of};
+use crate::retrieve::{PairBatch, RetrievalLearner, Retriever, describe_space, joint_config, loss_of, sample_contents};
 use sensorium_data::DataPlan;
 use sensorium_engine::{Builder, Params, Random};
 use sensorium_model::towers::{AudioTower, ImageTower, TextTower};
@@ -18,6 +22,10 @@ use std::sync::Arc;
 pub(super) struct Together {
     towers: Towers,
     contrastive: Option<Contrastive>,
+    matching: Option<Matching>,
+    captioning: Option<Captioning>,
+    classes: Option<ImageClass>,
+    frames: Option<FrameOrder>,
 }
 
 /// Columns that meet in one space.
@@ -28,10 +36,33 @@ struct Contrastive {
 }
 
 /// Features of a batch's columns, where something reads their tokens.
-struct Read<'a> {
-    inputs: &'a Inputs,
+pub(super) struct Read<'a> {
+    pub inputs: &'a Inputs,
+    /// The table's rows of the samples.
+    pub rows: &'a [u64],
     cells: &'a [Vec<u64>],
-    features: Vec<Option<Features>>,
+    /// By column.
+    pub features: Vec<Option<Features>>,
+}
+
+impl Read<'_> {
+    /// The samples that have both of two columns, with their first segments.
+    pub(super) fn both(&self, a: usize, b: usize) -> Vec<(u32, [u32; 2])> {
+        let first = |column: usize| {
+            let mut first = vec![None; self.inputs.samples];
+            for (segment, sample) in self.inputs.columns[column].sample_of().iter().enumerate().rev() {
+                first[*sample as usize] = Some(segment as u32);
+            }
+            first
+        };
+        let both = first(a).into_iter().zip(first(b)).enumerate();
+        both.filter_map(|(sample, (a, b))| Some((sample as u32, [a?, b?]))).collect()
+    }
+
+    /// A number of the content of each sample in each column.
+    pub(super) fn contents(&self) -> Vec<Vec<u64>> {
+        sample_contents(self.inputs, self.cells)
+    }
 }
 
 impl Together {
@@ -75,7 +106,24 @@ impl Together {
             let (scope, source) = (towers.tower_scope(at), structure.source.as_ref());
             fill(params, scope, seed, source, "audio", |b| AudioTower::new(b, &structure.tower))?;
         }
-        Ok(Self { towers, contrastive })
+        let p = &config.pretrain;
+        let matching = match p.itm.weight > 0.0 {
+            true => Some(Matching::new(params, columns, config)?),
+            false => None,
+        };
+        let captioning = match p.caption.weight > 0.0 {
+            true => Some(Captioning::new(params, columns, structures, config)?),
+            false => None,
+        };
+        let classes = match p.image_class.weight > 0.0 {
+            true => Some(ImageClass::new(params, columns, config)?),
+            false => None,
+        };
+        let frames = match p.frame_order.weight > 0.0 {
+            true => Some(FrameOrder::new(params, &towers, columns, config)?),
+            false => None,
+        };
+        Ok(Self { towers, contrastive, matching, captioning, classes, frames })
     }
 
     /// What the names of a column's tower's parameters begin with.
@@ -123,11 +171,30 @@ impl Together {
                 false => Ok(None),
             })
             .collect::<Result<_>>()?;
-        let read = Read { inputs: &inputs, cells: &batch.cells, features };
+        let read = Read { inputs: &inputs, rows: &batch.batch.rows, cells: &batch.cells, features };
         let mut parts = Vec::new();
-        // What is held out is compared as a whole, not batch by batch.
-        if let (Some(contrastive), false) = (&self.contrastive, judged) {
-            parts.extend(contrastive.part(cx, &read)?);
+        let embedded = match &self.contrastive {
+            // What is held out is compared as a whole, not batch by batch.
+            Some(contrastive) if !judged || self.draws_by_similarity() => Some(contrastive.embed(cx, &read)?),
+            _ => None,
+        };
+        if let (Some(contrastive), Some(embedded), false) = (&self.contrastive, &embedded, judged) {
+            parts.extend(contrastive.part(cx, &read, embedded)?);
+        }
+        if let Some(matching) = &self.matching {
+            let scale = self.contrastive.as_ref().filter(|_| self.draws_by_similarity());
+            let scale = scale.map(|c| c.model.similarity(cx.params).0);
+            let compared = embedded.as_deref().zip(scale);
+            parts.extend(matching.part(cx, &read, compared, random.purpose("itm"), judged)?);
+        }
+        if let Some(captioning) = &self.captioning {
+            parts.extend(captioning.part(cx, &read, judged)?);
+        }
+        if let Some(classes) = &self.classes {
+            parts.extend(classes.part(cx, &read, judged)?);
+        }
+        if let Some(frames) = &self.frames {
+            parts.extend(frames.parts(cx, &inputs, random.purpose("frames"), judged)?);
         }
         Ok(parts)
     }
@@ -136,6 +203,26 @@ impl Together {
     fn reads(&self, column: usize, judged: bool) -> bool {
         let compared = |c: &Contrastive| c.sub_batch == 0 && !judged && c.model.compares(column);
         self.contrastive.as_ref().is_some_and(compared)
+            || self.matching.as_ref().is_some_and(|m| column == m.image || column == m.text)
+            || self.captioning.as_ref().is_some_and(|c| column == c.image)
+            || self.classes.as_ref().is_some_and(|c| column == c.image)
+    }
+
+    /// Whether pairs that do not belong together are drawn by how similar they
+    /// are.
+    fn draws_by_similarity(&self) -> bool {
+        let drawn = |(m, c): (&Matching, &Contrastive)| m.hard && c.model.compares(m.image) && c.model.compares(m.text);
+        self.matching.as_ref().zip(self.contrastive.as_ref()).is_some_and(drawn)
+    }
+
+    /// The decoder of captions.
+    pub(super) fn captioning(&self) -> Option<&Captioning> {
+        self.captioning.as_ref()
+    }
+
+    /// The classes of pictures.
+    pub(super) fn classes(&self) -> Option<&ImageClass> {
+        self.classes.as_ref()
     }
 
     /// Tokens of a batch.
@@ -152,14 +239,19 @@ impl Together {
 
     /// What is learnt, in lines.
     pub(super) fn describe(&self) -> String {
-        let space = self.contrastive.iter().map(|c| describe_space(c.model.config()));
-        space.collect::<Vec<_>>().join("\n")
+        self.facts().into_iter().map(|(_, fact)| fact).collect::<Vec<_>>().join("\n")
     }
 
     /// What is learnt, by name.
     pub(super) fn facts(&self) -> Vec<(String, String)> {
-        let space = self.contrastive.iter().map(|c| ("contrastive".into(), describe_space(c.model.config())));
-        space.collect()
+        let facts = [
+            ("contrastive", self.contrastive.as_ref().map(|c| describe_space(c.model.config()))),
+            ("matching", self.matching.as_ref().map(|m| m.describe(self.draws_by_similarity()))),
+            ("captions", self.captioning.as_ref().map(Captioning::describe)),
+            ("classes", self.classes.as_ref().map(ImageClass::describe)),
+            ("frames", self.frames.as_ref().map(FrameOrder::describe)),
+        ];
+        facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?))).collect()
     }
 
     /// What is compared, to be measured.
@@ -207,16 +299,19 @@ impl Together {
 }
 
 impl Contrastive {
-    fn part(&self, cx: &Context<'_>, read: &Read<'_>) -> Result<Option<Part>> {
+    fn embed(&self, cx: &Context<'_>, read: &Read<'_>) -> Result<Vec<Embedded>> {
         let columns = read.inputs.columns.iter().zip(&read.features).enumerate();
-        let embedded: Vec<Embedded> = columns
+        columns
             .map(|(column, (input, features))| match features {
                 _ if !self.model.compares(column) => Ok(self.model.nothing()),
                 Some(features) if self.sub_batch == 0 => Ok(self.model.project(cx, column, features)?),
                 _ => Ok(self.model.embed(cx, column, input, self.sub_batch)?),
             })
-            .collect::<Result<_>>()?;
-        let (loss, count) = loss_of(&self.model, cx, &embedded, read.inputs, read.cells)?;
+            .collect()
+    }
+
+    fn part(&self, cx: &Context<'_>, read: &Read<'_>, embedded: &[Embedded]) -> Result<Option<Part>> {
+        let (loss, count) = loss_of(&self.model, cx, embedded, read.inputs, read.cells)?;
         if count == 0.0 {
             return Ok(None);
         }

@@ -1,6 +1,7 @@
 //! How well a model guesses what is hidden, and finds what belongs together, of
 //! what it has not learnt from.
 
+use super::classes::Labels;
 use super::columns::Columns;
 use super::config::PretrainConfig;
 use super::corpora::Corpora;
@@ -14,7 +15,7 @@ use sensorium_data::{DataPlan, Modality};
 use sensorium_engine::{Random, Tape};
 use sensorium_model::Context;
 use sensorium_train::{BoxError, Judge, Source};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -189,20 +190,9 @@ impl Classes {
         let (Some(column), true) = (sorted, texts) else {
             return Err(wrong("needs a column of texts that is compared with one of another modality".into()));
         };
-        let rows = &columns.dataset.splits.val;
-        let all: Vec<u64> = columns.dataset.splits.train.iter().chain(rows).copied().collect();
-        let names = columns.dataset.texts(name, &all)?;
-        let trimmed = |name: Option<String>| name.map(|n| n.trim().to_owned()).filter(|n| !n.is_empty());
-        let labels: BTreeSet<String> = names.into_iter().filter_map(trimmed).collect();
-        if labels.len() < 2 {
-            return Err(wrong(format!("column {name:?} has fewer than two classes")));
-        }
-        let labels: Vec<String> = labels.into_iter().collect();
-        let of = |text: Option<String>| trimmed(text).and_then(|t| labels.binary_search(&t).ok());
-        let classes = columns.dataset.texts(name, rows)?.into_iter().map(of);
-        let of_row = rows.iter().zip(classes).filter_map(|(row, class)| Some((*row, class?))).collect();
+        let Labels { names, of_row } = Labels::new(&columns.dataset, name, true, "pretrain.contrastive.zero_shot")?;
         let templates = config.pretrain.contrastive.templates.clone();
-        Ok(Self { options: ZeroShotOptions { labels, templates, language: None }, column, of_row })
+        Ok(Self { options: ZeroShotOptions { labels: names, templates, language: None }, column, of_row })
     }
 
     /// The share of rows that are sorted into their class; None where none has

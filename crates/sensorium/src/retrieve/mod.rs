@@ -20,6 +20,6 @@ pub(crate) use evaluate::{Galleries, evaluate_rows};
 pub use fit::{FittedRetrieval, fit_retrieval};
 pub(crate) use fit::{describe_space, joint_config};
 pub use learner::RetrievalLearner;
-pub(crate) use learner::loss_of;
+pub(crate) use learner::{loss_of, sample_contents};
 pub(crate) use report::write_card;
 pub use saved::Retriever;
