@@ -6,7 +6,8 @@ use crate::follow::Terminal;
 use crate::interrupt::stop_flag;
 use sensorium::fit::FitOptions;
 use sensorium::pretrain::{
-    AUDIO_FOLDER, CAPTION_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, PretrainConfig, TEXT_FOLDER, pretrain,
+    AUDIO_FOLDER, CAPTION_FOLDER, FUSION_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, PretrainConfig, TEXT_FOLDER, VIDEO_FOLDER,
+    pretrain,
 };
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ pub fn run(arguments: &PretrainArguments) -> anyhow::Result<ExitCode> {
     if let Some(page) = &done.report {
         eprintln!("report:  {}", page.display());
     }
-    for folder in [TEXT_FOLDER, IMAGE_FOLDER, AUDIO_FOLDER] {
+    for folder in [TEXT_FOLDER, IMAGE_FOLDER, AUDIO_FOLDER, VIDEO_FOLDER] {
         let tower = out.join(folder);
         if tower.exists() {
             let tower = tower.display();
@@ -49,9 +50,11 @@ pub fn run(arguments: &PretrainArguments) -> anyhow::Result<ExitCode> {
         eprintln!("model:   {pair}");
         eprintln!("index:   sensorium index {pair} TABLE --out INDEX");
     }
-    let caption = out.join(CAPTION_FOLDER);
-    if caption.exists() {
-        eprintln!("model:   {}", caption.display());
+    for folder in [CAPTION_FOLDER, FUSION_FOLDER] {
+        let folder = out.join(folder);
+        if folder.exists() {
+            eprintln!("model:   {}", folder.display());
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -135,6 +135,26 @@ fn pictures_are_matched_captioned_and_sorted() {
 }
 
 #[test]
+fn texts_and_pictures_are_one_sequence_of_tokens() {
+    let scene = scene();
+    let sizes = "[pretrain.fusion]\nweight = 1\nimage_weight = 0.5\ncodes = 16\nlayers = 1\nhidden = 32\n";
+    config(&scene, "lists.jsonl", sizes);
+    let learnt = run(&scene, "learnt", 25, &[]);
+    let sum = number(&learnt, "fusion_text_loss") + 0.5 * number(&learnt, "fusion_image_loss");
+    assert!((sum - number(&learnt, "loss")).abs() < 1e-5, "{learnt}");
+    // Pictures are of one colour: a patch tells the others, among 16 codes.
+    assert!(number(&learnt, "fusion_image_perplexity") < 8.0, "{learnt}");
+    assert!(number(&learnt, "fusion_text_accuracy") > 0.5, "{learnt}");
+    let info = stdout(scene.program().args(["model", "info", "learnt/fusion"]));
+    assert!(info.contains("GPT-2") && info.contains("decoder"), "{info}");
+    assert!(!scene.bytes("learnt/fusion/codebook.safetensors").is_empty());
+    // Towers that learn nothing are not written.
+    for folder in ["text", "image", "pair"] {
+        assert!(!scene.path().join(format!("learnt/{folder}/model.safetensors")).exists(), "{folder}");
+    }
+}
+
+#[test]
 fn the_order_of_frames_is_learnt() {
     let scene = Scene::new(1);
     let mut table = String::from("clip,kind\n");
@@ -164,6 +184,10 @@ fn the_order_of_frames_is_learnt() {
     assert!(number(&learnt, "frame_order_accuracy") > 0.7, "{learnt}");
     let sum = number(&learnt, "frame_order_loss") + 0.5 * number(&learnt, "hidden_frame_loss");
     assert!((sum - number(&learnt, "loss")).abs() < 1e-5, "{learnt}");
+    let info = stdout(scene.program().args(["model", "info", "learnt/video"]));
+    assert!(info.contains("ViT"), "{info}");
+    let fit = ["fit", "clips.csv", "--label", "kind", "--out", "model", "--set", "video.encoder=learnt/video"];
+    scene.program().args(fit).args(["--set", "train.epochs=1", "--set", "data.cache=false"]).assert().success();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! hidden is a function of a stream of random numbers and of places, so that
 //! a run that goes on hides the same as one that was never stopped.
 
+mod codebook;
 mod frame_order;
 mod masked_image;
 mod masked_language;
@@ -13,6 +14,7 @@ mod matching;
 mod patch_masking;
 mod token_masking;
 
+pub use codebook::Codebook;
 pub use frame_order::{FrameOrderConfig, FrameOrderHead, HiddenFrame, Order};
 pub use masked_image::{HiddenLoss, PixelDecoder, PixelDecoderConfig, PixelHead};
 pub use masked_language::{MaskedLanguageHead, best_is};

@@ -119,3 +119,44 @@ pub struct FrameOrderSection {
     /// the others in their order; 0: none is hidden.
     pub hidden_frame: f64,
 }
+
+/// `[pretrain.fusion]`: text and picture as one sequence of tokens, each guessed from those before
+/// it; the tokens of a picture are codes of its patches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FusionObjectiveSection {
+    /// Its weight in the loss.
+    pub weight: f64,
+    /// The weight of the loss over the tokens of pictures, that over those of texts being 1.
+    pub image_weight: f64,
+    /// The column of pictures and that of texts, as `["photo", "caption"]` (automatic: the only ones).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<[String; 2]>,
+    /// Codes of the codebook, which k-means learns of the patches of training pictures.
+    pub codes: usize,
+    /// Rounds of k-means at most.
+    pub iterations: usize,
+    /// Pixels of each side of a patch that becomes a token (automatic: an eighth of `image.size`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch_size: Option<usize>,
+    /// Blocks of the decoder.
+    pub layers: usize,
+    /// Its width (automatic: that of the texts' tower).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<usize>,
+}
+
+impl Default for FusionObjectiveSection {
+    fn default() -> Self {
+        Self {
+            weight: 0.0,
+            image_weight: 1.0,
+            columns: None,
+            codes: 256,
+            iterations: 20,
+            patch_size: None,
+            layers: 4,
+            hidden: None,
+        }
+    }
+}

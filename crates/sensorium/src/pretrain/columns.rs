@@ -4,7 +4,7 @@
 use super::Structures;
 use super::config::PretrainConfig;
 use super::corpora::TextSource;
-use super::pictures::{ImageStructure, as_fit, open_columns};
+use super::pictures::{FrameStructure, ImageStructure, as_fit, open_columns};
 use super::sounds::AudioStructure;
 use super::source::{Batch, pictures_of};
 use super::structure::{TextModel, TextStructure, Texts};
@@ -15,6 +15,7 @@ use crate::encoders::Encoders;
 use crate::retrieve::Cells;
 use crate::search::Similarity;
 use crate::{Dataset, Error, Result};
+use sensorium_data::processor::VideoProcessor;
 use sensorium_data::{ColumnType, DataPlan, Loader, Modality};
 use sensorium_engine::Params;
 use sensorium_model::{ColumnTower, TowerConfig, Towers};
@@ -43,6 +44,8 @@ pub(super) struct Columns {
     pub image: Option<usize>,
     /// Likewise of sounds.
     pub audio: Option<usize>,
+    /// Likewise of videos, of whose tower that of the frames has it.
+    pub video: Option<usize>,
     encoders: Encoders,
 }
 
@@ -71,7 +74,12 @@ impl Wanted {
             }
             wanted.labels.extend(p.contrastive.zero_shot.clone());
         }
-        for (weight, columns) in [(p.itm.weight, &p.itm.columns), (p.caption.weight, &p.caption.columns)] {
+        let pairs = [
+            (p.itm.weight, &p.itm.columns),
+            (p.caption.weight, &p.caption.columns),
+            (p.fusion.weight, &p.fusion.columns),
+        ];
+        for (weight, columns) in pairs {
             match columns {
                 Some(columns) if weight > 0.0 => wanted.names.extend(columns.iter().cloned()),
                 None if weight > 0.0 => wanted.types.extend([ColumnType::Image, ColumnType::Text]),
@@ -157,6 +165,10 @@ impl Columns {
             false => None,
         };
         let image = if image { Some(ImageStructure::new(config, rows)?) } else { None };
+        let video = match of(ColumnType::Video).count() == 1 && config.video.encoder.is_none() {
+            true => Some(FrameStructure::new(config, rows)?),
+            false => None,
+        };
         let audio = if audio { Some(AudioStructure::new(config, &only(&dataset, ColumnType::Audio))?) } else { None };
 
         let mut fit = as_fit(config);
@@ -184,6 +196,9 @@ impl Columns {
         if let Some(audio) = &audio {
             how.audio = audio.processor.clone();
         }
+        if let Some(video) = &video {
+            how.video = VideoProcessor { frames: how.video.frames, ..VideoProcessor::of_frames(&video.processor) };
+        }
         let mut plan = DataPlan::fit(&dataset.table, &dataset.schema, &dataset.splits.train, &how)?;
         // The sound of a video is there where everything of it is, or it is named.
         plan.columns.retain(|c| !c.sound_track || wanted.has(&c.name, ColumnType::Audio));
@@ -204,9 +219,25 @@ impl Columns {
         if let Some((at, structure)) = audio_at.zip(audio.as_ref()) {
             towers[at].tower = TowerConfig::Audio(structure.tower.clone());
         }
-        let plan = Arc::new(plan);
-        let (text, image, audio, structures) = (text_at, image_at, audio_at, Structures { text, image, audio });
-        Ok((Self { dataset, plan, fit, towers, similarity, text, image, audio, encoders }, structures))
+        let video_at = video.as_ref().and_then(|_| at(ColumnType::Video));
+        if let Some((at, structure)) = video_at.zip(video.as_ref())
+            && let TowerConfig::Video(tower) = &mut towers[at].tower
+        {
+            tower.image = structure.tower.clone();
+        }
+        let columns = Self {
+            plan: Arc::new(plan),
+            dataset,
+            fit,
+            towers,
+            similarity,
+            text: text_at,
+            image: image_at,
+            audio: audio_at,
+            video: video_at,
+            encoders,
+        };
+        Ok((columns, Structures { text, image, audio, video }))
     }
 
     /// The place of a column of a modality that a key of the configuration

@@ -1,7 +1,9 @@
 //! The configuration of a pretraining run: one TOML file, every key with a
 //! default, sections shared with [`crate::FitConfig`] where they mean the same.
 
-use super::column_sections::{CaptionSection, ContrastiveSection, FrameOrderSection, ImageClassSection, ItmSection};
+use super::column_sections::{
+    CaptionSection, ContrastiveSection, FrameOrderSection, FusionObjectiveSection, ImageClassSection, ItmSection,
+};
 use super::sections::{ClmSection, MimSection, MlmSection, MsmSection};
 use crate::config::{AudioSection, DataSection, ImageSection, TextSection, VideoSection};
 use crate::{Error, Result};
@@ -146,6 +148,8 @@ pub struct PretrainSection {
     pub image_class: ImageClassSection,
     /// The order of a video's frames.
     pub frame_order: FrameOrderSection,
+    /// Text and pictures as one sequence of tokens.
+    pub fusion: FusionObjectiveSection,
 }
 
 impl PretrainConfig {
@@ -207,9 +211,8 @@ impl PretrainConfig {
     /// Whether columns of a table are learnt from together.
     pub(crate) fn learns_columns(&self) -> bool {
         let p = &self.pretrain;
-        let weights =
-            [p.contrastive.weight, p.itm.weight, p.caption.weight, p.image_class.weight, p.frame_order.weight];
-        weights.iter().any(|weight| *weight > 0.0)
+        let single = ["mlm", "clm", "mim", "msm"];
+        p.weights().iter().any(|(name, weight)| !single.contains(name) && *weight > 0.0)
     }
 
     /// Whether the texts are those of the table, as no corpus is named.
@@ -299,7 +302,7 @@ impl PretrainConfig {
                 format!("{} is too short to learn from; expected at least 4", self.text.max_tokens),
             );
         }
-        for (name, layers) in [("itm", p.itm.layers), ("caption", p.caption.layers)] {
+        for (name, layers) in [("itm", p.itm.layers), ("caption", p.caption.layers), ("fusion", p.fusion.layers)] {
             if layers == 0 {
                 return wrong(&format!("pretrain.{name}.layers"), "0 is not at least 1".into());
             }
@@ -307,6 +310,13 @@ impl PretrainConfig {
         if !(0.0..1.0).contains(&p.image_class.label_smoothing) {
             let problem = format!("{} is not a share from 0 up to, but not, 1", p.image_class.label_smoothing);
             return wrong("pretrain.image_class.label_smoothing", problem);
+        }
+        if p.fusion.codes < 2 {
+            return wrong("pretrain.fusion.codes", format!("{} is not at least 2", p.fusion.codes));
+        }
+        if !(p.fusion.image_weight.is_finite() && p.fusion.image_weight >= 0.0) {
+            let problem = format!("{} is not a number from 0 on", p.fusion.image_weight);
+            return wrong("pretrain.fusion.image_weight", problem);
         }
         if !(p.frame_order.hidden_frame.is_finite() && p.frame_order.hidden_frame >= 0.0) {
             let problem = format!("{} is not a number from 0 on", p.frame_order.hidden_frame);
@@ -338,7 +348,7 @@ impl PretrainConfig {
 
 impl PretrainSection {
     /// The weight of each objective by its name.
-    pub fn weights(&self) -> [(&'static str, f64); 9] {
+    pub fn weights(&self) -> [(&'static str, f64); 10] {
         [
             ("mlm", self.mlm.weight),
             ("clm", self.clm.weight),
@@ -349,6 +359,7 @@ impl PretrainSection {
             ("caption", self.caption.weight),
             ("image_class", self.image_class.weight),
             ("frame_order", self.frame_order.weight),
+            ("fusion", self.fusion.weight),
         ]
     }
 

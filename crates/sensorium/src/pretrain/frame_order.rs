@@ -18,7 +18,7 @@ const SCOPE: &str = "frame_head";
 pub(super) struct FrameOrder {
     head: FrameOrderHead,
     tower: VideoTower,
-    column: usize,
+    pub column: usize,
     weight: f64,
     hidden_frame: f64,
 }

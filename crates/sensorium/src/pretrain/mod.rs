@@ -14,6 +14,7 @@ mod columns;
 mod config;
 mod corpora;
 mod frame_order;
+mod fusion;
 mod matching;
 mod network;
 mod pictures;
@@ -27,9 +28,11 @@ mod texts;
 mod together;
 mod validation;
 
-pub use column_sections::{CaptionSection, ContrastiveSection, FrameOrderSection, ImageClassSection, ItmSection};
+pub use column_sections::{
+    CaptionSection, ContrastiveSection, FrameOrderSection, FusionObjectiveSection, ImageClassSection, ItmSection,
+};
 pub use config::{CorpusPart, CorpusSection, PretrainConfig, PretrainSection};
-pub use save::{AUDIO_FOLDER, CAPTION_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER};
+pub use save::{AUDIO_FOLDER, CAPTION_FOLDER, FUSION_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER, VIDEO_FOLDER};
 pub use sections::{CausalStructure, ClmSection, MimMethod, MimSection, MlmSection, MsmSection};
 
 use crate::fit::{FitOptions, Follower};
@@ -38,7 +41,7 @@ use crate::{Error, Result};
 use columns::{Columns, Shares};
 use corpora::{Corpora, TextSource};
 use network::Network;
-use pictures::{ImageStructure, Media};
+use pictures::{FrameStructure, ImageStructure, Media};
 use sensorium_data::{ColumnType, CorpusOptions};
 use sensorium_engine::Tape;
 use sensorium_train::{
@@ -79,12 +82,16 @@ struct Structures {
     text: Option<TextStructure>,
     image: Option<ImageStructure>,
     audio: Option<AudioStructure>,
+    video: Option<FrameStructure>,
 }
 
 impl Structures {
     fn families(&self) -> Vec<&'static str> {
         let text = self.text.iter().map(|t| t.family);
-        text.chain(self.image.iter().map(|i| i.family)).chain(self.audio.iter().map(|a| a.family)).collect()
+        text.chain(self.image.iter().map(|i| i.family))
+            .chain(self.audio.iter().map(|a| a.family))
+            .chain(self.video.iter().map(|_| "ViT"))
+            .collect()
     }
 }
 
@@ -139,10 +146,16 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
     if let Some(audio) = &structures.audio {
         save::save_audio(out, audio, &network)?;
     }
+    if let Some(frames) = &structures.video {
+        save::save_frames(out, frames, &network)?;
+    }
     if let (Some(columns), Some(together)) = (&columns, &network.together) {
         save::save_pair(out, columns, together, &network.params, &summary)?;
         if let (Some(captioning), Some(image)) = (together.captioning(), &structures.image) {
             save::save_captioning(out, captioning, image, &network)?;
+        }
+        if let Some(fusion) = together.fusion() {
+            save::save_fusion(out, fusion, &columns.plan, &network.params)?;
         }
     }
     let metrics = if validation.is_empty() { BTreeMap::new() } else { validation.measure(&network)? };
@@ -277,6 +290,35 @@ impl Assembly {
         self.learn_text(config, structure, options, follower)
     }
 
+    /// Freezes towers that nothing learns with, and forgets their structure:
+    /// they are not written.
+    fn leave_idle(
+        &mut self,
+        config: &PretrainConfig,
+        together: &Together,
+        columns: &Columns,
+        structures: &mut Structures,
+    ) {
+        let learnt = [
+            (columns.text, config.texts_of_table() || config.pretrain.mlm.weight > 0.0),
+            (columns.image, config.learns_images()),
+            (columns.audio, config.learns_sounds()),
+        ];
+        let learnt = |column: usize| learnt.iter().any(|(at, learnt)| *at == Some(column) && *learnt);
+        for column in (0..columns.plan.columns.len()).filter(|c| together.idle(*c) && !learnt(*c)) {
+            let beneath = format!("{}.", together.scope(column));
+            for (_, p) in self.network.params.iter_mut().filter(|(_, p)| p.name.starts_with(&beneath)) {
+                p.trainable = false;
+            }
+            if columns.text == Some(column) {
+                structures.text = None;
+            }
+            if columns.image == Some(column) {
+                structures.image = None;
+            }
+        }
+    }
+
     /// Columns that are learnt from together, and what objectives of one
     /// modality learn of them with the same towers.
     fn add_columns(
@@ -292,6 +334,7 @@ impl Assembly {
         self.identity.insert("columns".into(), columns.identity());
         let together = Together::new(&mut self.network.params, &mut columns, &structures, config)?;
         let mut shares = Shares::default();
+        self.leave_idle(config, &together, &columns, &mut structures);
         let seed = config.train.seed;
         if let Some((at, structure)) = columns.text.zip(structures.text.as_ref()) {
             save::save_text_structure(&options.out, structure, config.learns_text())?;
@@ -324,6 +367,10 @@ impl Assembly {
             shares.sounds = Some((at, structure.shortest()));
             let msm = &config.pretrain.msm;
             self.network.add_audio(structure, together.audio(at), msm.masking(), msm.weight, seed)?;
+        }
+        if let Some((at, structure)) = columns.video.zip(structures.video.as_ref()) {
+            save::save_frame_structure(&options.out, structure)?;
+            self.network.scopes.frames = together.frames_scope(at);
         }
         if !columns.dataset.splits.val.is_empty() {
             self.validation.add(Box::new(columns.held_out(shares.clone())?));
@@ -402,7 +449,9 @@ fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
         || written(IMAGE_FOLDER)
         || written(AUDIO_FOLDER)
         || written(PAIR_FOLDER)
-        || written(CAPTION_FOLDER);
+        || written(CAPTION_FOLDER)
+        || written(VIDEO_FOLDER)
+        || written(FUSION_FOLDER);
     if started && !options.resume {
         return Err(Error::Request(format!(
             "{:?} already holds a run; go on with it with --resume, or choose another folder with --out",

@@ -34,6 +34,8 @@ pub(super) struct Scopes {
     pub text: String,
     pub image: String,
     pub audio: String,
+    /// Of the frames of videos.
+    pub frames: String,
 }
 
 /// Towers, their objectives, and all weights.
@@ -108,7 +110,7 @@ impl Part {
 impl Network {
     /// Nothing to learn yet.
     pub(super) fn new(gradient_checkpointing: bool) -> Self {
-        let scopes = Scopes { text: TEXT.into(), image: IMAGE.into(), audio: AUDIO.into() };
+        let scopes = Scopes { text: TEXT.into(), image: IMAGE.into(), audio: AUDIO.into(), frames: String::new() };
         let params = Params::new();
         Self { params, text: None, image: None, audio: None, together: None, scopes, gradient_checkpointing }
     }

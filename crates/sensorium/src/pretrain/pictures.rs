@@ -5,7 +5,7 @@ use super::config::PretrainConfig;
 use super::sections::MimMethod;
 use super::structure::START;
 use crate::assemble::augmentation;
-use crate::config::FitConfig;
+use crate::config::{FitConfig, TowerSection};
 use crate::{Dataset, Error, Result, hub, processors};
 use sensorium_data::processor::{CropMode, ImageProcessor};
 use sensorium_data::{
@@ -55,7 +55,9 @@ impl ImageStructure {
             None => {
                 let processor =
                     ImageProcessor { size: config.image.size, crop: config.image.crop, ..ImageProcessor::default() };
-                (vit(config, rows)?, None, processor)
+                let image = &mut config.image;
+                let json = vit("image", (image.size, image.crop), &mut image.patch_size, &mut image.tower, rows)?;
+                (json, None, processor)
             }
         };
         let mim = &config.pretrain.mim;
@@ -136,31 +138,75 @@ impl ImageStructure {
 
     /// The `preprocessor_config.json` that says how pictures are prepared.
     pub(super) fn preprocessor(&self) -> Value {
-        let p = &self.processor;
-        let resample = match p.filter {
-            Filter::Nearest => 0,
-            Filter::Lanczos => 1,
-            Filter::Bilinear => 2,
-            Filter::Bicubic => 3,
-            Filter::Box => 4,
-        };
-        let resize = p.resize.unwrap_or(p.size);
-        let squash = p.crop == CropMode::Squash;
-        json!({
-            // The class that takes the middle of a picture is the one of CLIP and BiT.
-            "image_processor_type": if squash && resize == p.size { "ViTImageProcessor" } else { "BitImageProcessor" },
-            "do_resize": true,
-            "size": if squash { json!({ "height": resize, "width": resize }) } else { json!({ "shortest_edge": resize }) },
-            "do_center_crop": !(squash && resize == p.size),
-            "crop_size": { "height": p.size, "width": p.size },
-            "resample": resample,
-            "do_rescale": true,
-            "rescale_factor": 1.0 / 255.0,
-            "do_normalize": true,
-            "image_mean": p.mean,
-            "image_std": p.std,
-            "do_convert_rgb": true,
-        })
+        preprocessor(&self.processor)
+    }
+}
+
+/// The `preprocessor_config.json` that says how pictures are prepared.
+pub(super) fn preprocessor(p: &ImageProcessor) -> Value {
+    let resample = match p.filter {
+        Filter::Nearest => 0,
+        Filter::Lanczos => 1,
+        Filter::Bilinear => 2,
+        Filter::Bicubic => 3,
+        Filter::Box => 4,
+    };
+    let resize = p.resize.unwrap_or(p.size);
+    let squash = p.crop == CropMode::Squash;
+    json!({
+        // The class that takes the middle of a picture is the one of CLIP and BiT.
+        "image_processor_type": if squash && resize == p.size { "ViTImageProcessor" } else { "BitImageProcessor" },
+        "do_resize": true,
+        "size": if squash { json!({ "height": resize, "width": resize }) } else { json!({ "shortest_edge": resize }) },
+        "do_center_crop": !(squash && resize == p.size),
+        "crop_size": { "height": p.size, "width": p.size },
+        "resample": resample,
+        "do_rescale": true,
+        "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true,
+        "image_mean": p.mean,
+        "image_std": p.std,
+        "do_convert_rgb": true,
+    })
+}
+
+/// The model of single frames of a video.
+pub(super) struct FrameStructure {
+    /// ViT's `config.json`.
+    pub config: Value,
+    /// The encoder.
+    pub tower: ImageTowerConfig,
+    /// The names of its tensors.
+    pub keys: KeyMap,
+    /// How frames are prepared.
+    pub processor: ImageProcessor,
+}
+
+impl FrameStructure {
+    /// Decides on the structure and fills in the sizes of the configuration.
+    ///
+    /// # Errors
+    /// When sizes do not fit.
+    pub(super) fn new(config: &mut PretrainConfig, rows: usize) -> Result<Self> {
+        let video = &mut config.video;
+        let mut json = vit("video", (video.size, video.crop), &mut video.patch_size, &mut video.tower, rows)?;
+        (json["model_type"], json["architectures"]) = (json!("vit"), json!(["ViTModel"]));
+        let processor = ImageProcessor { size: video.size, crop: video.crop, ..ImageProcessor::default() };
+        let (_, parts) = describe(&Config::new("video.tower", json.clone())?, Path::new("video.tower"))?;
+        for part in parts {
+            if let PartConfig::Tower(tower) = part.config
+                && let TowerConfig::Image(mut tower) = *tower
+            {
+                tower.pooler = None;
+                return Ok(Self { config: json, tower, keys: part.keys, processor });
+            }
+        }
+        Err(Error::Request("ViT has no image part".into()))
+    }
+
+    /// The `preprocessor_config.json` that says how frames are prepared.
+    pub(super) fn preprocessor(&self) -> Value {
+        preprocessor(&self.processor)
     }
 }
 
@@ -187,19 +233,26 @@ fn going_on(config: &mut PretrainConfig, folder: &Path) -> Result<(Pretrained, I
     Ok((source, processor))
 }
 
-fn vit(config: &mut PretrainConfig, rows: usize) -> Result<Value> {
-    let image = &mut config.image;
-    if image.crop == CropMode::Pad {
+/// The `config.json` of a ViT, whose automatic sizes are filled in; `section` is
+/// the one of the configuration that they stand in.
+fn vit(
+    section: &str,
+    (size, crop): (usize, CropMode),
+    patch: &mut Option<usize>,
+    tower: &mut TowerSection,
+    rows: usize,
+) -> Result<Value> {
+    if crop == CropMode::Pad {
         return Err(Error::Config {
-            place: "image.crop".into(),
+            place: format!("{section}.crop"),
             problem: "\"pad\" is nothing that a ViT's files can say; expected \"squash\" or \"center\"".into(),
         });
     }
-    let patch = *image.patch_size.get_or_insert((image.size / 8).max(1));
-    if patch == 0 || !image.size.is_multiple_of(patch) {
+    let patch = *patch.get_or_insert((size / 8).max(1));
+    if patch == 0 || !size.is_multiple_of(patch) {
         return Err(Error::Config {
-            place: "image.patch_size".into(),
-            problem: format!("{patch} does not divide the {} pixels of image.size", image.size),
+            place: format!("{section}.patch_size"),
+            problem: format!("{patch} does not divide the {size} pixels of {section}.size"),
         });
     }
     let (hidden, layers) = match rows {
@@ -207,7 +260,6 @@ fn vit(config: &mut PretrainConfig, rows: usize) -> Result<Value> {
         5_000..100_000 => (192, 6),
         _ => (384, 12),
     };
-    let tower = &mut image.tower;
     let hidden = *tower.hidden.get_or_insert(hidden);
     let layers = *tower.layers.get_or_insert(layers);
     let heads = *tower.heads.get_or_insert((hidden / 32).max(1));
@@ -221,7 +273,7 @@ fn vit(config: &mut PretrainConfig, rows: usize) -> Result<Value> {
         "hidden_dropout_prob": tower.dropout,
         "attention_probs_dropout_prob": tower.attention_dropout,
         "drop_path_rate": tower.drop_path,
-        "image_size": image.size,
+        "image_size": size,
         "patch_size": patch,
         "encoder_stride": patch,
         "num_channels": 3,

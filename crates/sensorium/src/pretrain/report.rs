@@ -5,7 +5,7 @@ use super::Structures;
 use super::config::PretrainConfig;
 use super::network::Network;
 use super::pictures::as_fit;
-use super::save::{AUDIO_FOLDER, CAPTION_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER};
+use super::save::{AUDIO_FOLDER, CAPTION_FOLDER, FUSION_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER, VIDEO_FOLDER};
 use super::sections::MimMethod;
 use super::structure::TextModel;
 use crate::saved::write as write_file;
@@ -83,6 +83,10 @@ fn card(
         );
         used += &usage(AUDIO_FOLDER, "AutoModel");
     }
+    if structures.video.is_some() {
+        card += &format!(" The folder `{VIDEO_FOLDER}` holds an encoder of the frames of videos.");
+        used += &usage(VIDEO_FOLDER, "AutoModel");
+    }
     if config.pretrain.contrastive.weight > 0.0 {
         card += &format!(" The folder `{PAIR_FOLDER}` holds columns whose vectors meet in one space.");
         used += &format!(
@@ -98,6 +102,13 @@ fn card(
             "```sh\nsensorium model info {CAPTION_FOLDER}\n```\n\nWith the transformers library: \
              `VisionEncoderDecoderModel.from_pretrained(\"{CAPTION_FOLDER}\").generate(pixel_values)`.\n\n"
         );
+    }
+    if config.pretrain.fusion.weight > 0.0 {
+        card += &format!(
+            " The folder `{FUSION_FOLDER}` holds a language model over texts and codes of patches, whose centres stand in \
+             `codebook.safetensors`."
+        );
+        used += &format!("```sh\nsensorium model info {FUSION_FOLDER}\n```\n\n");
     }
     card += &format!("\n\n## Use\n\n{used}## Facts\n\n");
     for (name, fact) in facts {

@@ -5,15 +5,16 @@
 use super::captioning::Captioning;
 use super::classes::ImageClass;
 use super::columns::Columns;
+use super::fusion::Fusion;
 use super::network::{IMAGE_HEAD, Network, TEXT_HEAD};
-use super::pictures::ImageStructure;
+use super::pictures::{FrameStructure, ImageStructure, preprocessor};
 use super::sounds::AudioStructure;
 use super::structure::{TextModel, TextStructure, below};
 use super::together::Together;
 use crate::retrieve::{evaluate_rows, write_card};
 use crate::saved::write;
 use crate::{Error, Result};
-use sensorium_data::Tokenizer;
+use sensorium_data::{DataPlan, Processor, Tokenizer};
 use sensorium_engine::Params;
 use sensorium_model::Pooling;
 use sensorium_model::checkpoint::write_safetensors;
@@ -29,8 +30,12 @@ pub const TEXT_FOLDER: &str = "text";
 pub const IMAGE_FOLDER: &str = "image";
 /// That of the model of sounds.
 pub const AUDIO_FOLDER: &str = "audio";
+/// That of the model of the frames of videos.
+pub const VIDEO_FOLDER: &str = "video";
 /// That of columns that meet in one space.
 pub const PAIR_FOLDER: &str = "pair";
+/// That of a language model over texts and pictures.
+pub const FUSION_FOLDER: &str = "fusion";
 /// That of a decoder that writes about pictures, with its encoder.
 pub const CAPTION_FOLDER: &str = "caption";
 
@@ -95,6 +100,14 @@ pub(super) fn save_image_structure(out: &Path, structure: &ImageStructure) -> Re
 /// When a file cannot be written.
 pub(super) fn save_audio_structure(out: &Path, structure: &AudioStructure) -> Result<()> {
     save_described(&out.join(AUDIO_FOLDER), &structure.config, &structure.preprocessor())
+}
+
+/// As [`save_text_structure`]: configuration and processor.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(super) fn save_frame_structure(out: &Path, structure: &FrameStructure) -> Result<()> {
+    save_described(&out.join(VIDEO_FOLDER), &structure.config, &structure.preprocessor())
 }
 
 fn save_described(folder: &Path, config: &Value, preprocessor: &Value) -> Result<()> {
@@ -194,6 +207,16 @@ pub(super) fn save_audio(out: &Path, structure: &AudioStructure, network: &Netwo
     Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
 }
 
+/// As [`save_text`], of the frames of videos.
+///
+/// # Errors
+/// When a name is not known or the file cannot be written.
+pub(super) fn save_frames(out: &Path, structure: &FrameStructure, network: &Network) -> Result<()> {
+    let tensors = structure.keys.export(below(&network.params, &network.scopes.frames))?;
+    let path = out.join(VIDEO_FOLDER).join(WEIGHTS_FILE);
+    Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
+}
+
 /// Writes the columns that meet in one space, with how they do on the rows that
 /// are held out, as a fit with `task = "retrieve"` writes its model.
 ///
@@ -233,12 +256,33 @@ pub(super) fn save_captioning(
     let folder = out.join(CAPTION_FOLDER);
     let (config, tensors) = captioning.export(&network.params, &network.scopes.image)?;
     save_described(&folder, config, &image.preprocessor())?;
-    let tokenizer = &captioning.tokenizer;
+    save_tokenizer(&folder, &captioning.tokenizer, &config["decoder"])?;
+    let path = folder.join(WEIGHTS_FILE);
+    Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
+}
+
+/// A tokenizer beside a decoder of so many positions.
+fn save_tokenizer(folder: &Path, tokenizer: &Tokenizer, decoder: &Value) -> Result<()> {
     tokenizer.save(&folder.join("tokenizer.json"))?;
-    let longest = config["decoder"]["n_positions"].as_u64().unwrap_or_default() as usize;
+    let longest = decoder["n_positions"].as_u64().unwrap_or_default() as usize;
     let described = serde_json::to_vec_pretty(&tokenizer_config(tokenizer, longest));
-    let described = described.map_err(|e| Error::model(&folder, e.to_string()))?;
-    write(&folder.join("tokenizer_config.json"), &described)?;
+    let described = described.map_err(|e| Error::model(folder, e.to_string()))?;
+    write(&folder.join("tokenizer_config.json"), &described)
+}
+
+/// Writes the language model over texts and pictures as a GPT-2, with
+/// tokenizer, processor, and in a file of their own the centres of the codes
+/// that patches become.
+///
+/// # Errors
+/// When a name is not known or a file cannot be written.
+pub(super) fn save_fusion(out: &Path, fusion: &Fusion, plan: &DataPlan, params: &Params) -> Result<()> {
+    let folder = out.join(FUSION_FOLDER);
+    let (config, tensors, centres) = fusion.export(params)?;
+    let Processor::Image(processor) = &plan.columns[fusion.image].processor else { return Ok(()) };
+    save_described(&folder, config, &preprocessor(processor))?;
+    save_tokenizer(&folder, &fusion.tokenizer, config)?;
+    write_safetensors(&folder.join("codebook.safetensors"), [("centres", centres)])?;
     let path = folder.join(WEIGHTS_FILE);
     Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
 }

@@ -6,6 +6,7 @@ use super::classes::ImageClass;
 use super::columns::Columns;
 use super::config::PretrainConfig;
 use super::frame_order::FrameOrder;
+use super::fusion::Fusion;
 use super::matching::Matching;
 use super::network::Part;
 use super::structure::fill;
@@ -26,6 +27,7 @@ pub(super) struct Together {
     captioning: Option<Captioning>,
     classes: Option<ImageClass>,
     frames: Option<FrameOrder>,
+    fusion: Option<Fusion>,
 }
 
 /// Columns that meet in one space.
@@ -106,6 +108,10 @@ impl Together {
             let (scope, source) = (towers.tower_scope(at), structure.source.as_ref());
             fill(params, scope, seed, source, "audio", |b| AudioTower::new(b, &structure.tower))?;
         }
+        if let Some((at, structure)) = columns.video.zip(structures.video.as_ref()) {
+            let scope = frames_scope(&towers, at);
+            fill(params, &scope, seed, None, "image", |b| ImageTower::new(b, &structure.tower))?;
+        }
         let p = &config.pretrain;
         let matching = match p.itm.weight > 0.0 {
             true => Some(Matching::new(params, columns, config)?),
@@ -123,12 +129,21 @@ impl Together {
             true => Some(FrameOrder::new(params, &towers, columns, config)?),
             false => None,
         };
-        Ok(Self { towers, contrastive, matching, captioning, classes, frames })
+        let fusion = match p.fusion.weight > 0.0 {
+            true => Some(Fusion::new(params, columns, config)?),
+            false => None,
+        };
+        Ok(Self { towers, contrastive, matching, captioning, classes, frames, fusion })
     }
 
     /// What the names of a column's tower's parameters begin with.
     pub(super) fn scope(&self, column: usize) -> &str {
         self.towers.tower_scope(column)
+    }
+
+    /// As [`Together::scope`], of the tower of the frames of videos.
+    pub(super) fn frames_scope(&self, column: usize) -> String {
+        frames_scope(&self.towers, column)
     }
 
     /// A column's tower, where it is one of texts.
@@ -196,6 +211,9 @@ impl Together {
         if let Some(frames) = &self.frames {
             parts.extend(frames.parts(cx, &inputs, random.purpose("frames"), judged)?);
         }
+        if let Some(fusion) = &self.fusion {
+            parts.extend(fusion.parts(cx, &read, random.purpose("fusion"), judged)?);
+        }
         Ok(parts)
     }
 
@@ -218,6 +236,19 @@ impl Together {
     /// The decoder of captions.
     pub(super) fn captioning(&self) -> Option<&Captioning> {
         self.captioning.as_ref()
+    }
+
+    /// The language model over texts and pictures.
+    pub(super) fn fusion(&self) -> Option<&Fusion> {
+        self.fusion.as_ref()
+    }
+
+    /// Whether the tower of a column learns nothing here: what reads the
+    /// column reads its values.
+    pub(super) fn idle(&self, column: usize) -> bool {
+        let compared = self.contrastive.as_ref().is_some_and(|c| c.model.compares(column));
+        let ordered = self.frames.as_ref().is_some_and(|f| f.column == column);
+        !compared && !ordered && !self.reads(column, false)
     }
 
     /// The classes of pictures.
@@ -250,6 +281,7 @@ impl Together {
             ("captions", self.captioning.as_ref().map(Captioning::describe)),
             ("classes", self.classes.as_ref().map(ImageClass::describe)),
             ("frames", self.frames.as_ref().map(FrameOrder::describe)),
+            ("fusion", self.fusion.as_ref().map(Fusion::describe)),
         ];
         facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?))).collect()
     }
@@ -296,6 +328,10 @@ impl Together {
         let learner = RetrievalLearner { model: own, params: values, sub_batch: 0, feature_cache: None };
         Ok(Some(Retriever { learner, plan: Arc::new(plan), config: config.clone() }))
     }
+}
+
+fn frames_scope(towers: &Towers, column: usize) -> String {
+    format!("{}.image", towers.tower_scope(column))
 }
 
 impl Contrastive {
