@@ -175,7 +175,7 @@ fn the_order_of_frames_is_learnt() {
     scene.write("clips.csv", &table);
     scene.write(
         "run.toml",
-        "[data]\ntable = \"clips.csv\"\ntypes = { clip = \"video\" }\ncache = false\n[video]\nframes = 4\nsize = 16\n\
+        "[data]\ntable = \"clips.csv\"\ntypes = { clip = \"video\" }\n[video]\nframes = 4\nsize = 16\n\
          patch_size = 8\naugment = false\n[video.tower]\nhidden = 32\nlayers = 1\ndropout = 0\n[pretrain.frame_order]\n\
          weight = 1\nhidden_frame = 0.5\n[train]\nlr = 5e-3\nbatch_size = 8\n",
     );
@@ -187,7 +187,7 @@ fn the_order_of_frames_is_learnt() {
     let info = stdout(scene.program().args(["model", "info", "learnt/video"]));
     assert!(info.contains("ViT"), "{info}");
     let fit = ["fit", "clips.csv", "--label", "kind", "--out", "model", "--set", "video.encoder=learnt/video"];
-    scene.program().args(fit).args(["--set", "train.epochs=1", "--set", "data.cache=false"]).assert().success();
+    scene.program().args(fit).args(["--set", "train.epochs=1"]).assert().success();
 }
 
 #[test]
