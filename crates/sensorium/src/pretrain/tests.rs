@@ -36,6 +36,10 @@ weight = 1
 [pretrain.image_class]
 weight = 1
 label = \"kind\"
+[pretrain.fusion]
+weight = 1
+codes = 12
+layers = 1
 [train]
 batch_size = 8
 ";
