@@ -44,6 +44,7 @@ count() { # NAME TIMES
 }
 export -f count
 export program scratch
+# shellcheck disable=SC2016 # the inner shell expands them
 "$program" | while read -r name; do printf '%s %s\n%s %s\n' "$name" "$few" "$name" "$many"; done |
     xargs -P "$(nproc)" -L 1 bash -c 'count "$1" "$2"' count
 
@@ -57,7 +58,10 @@ export program scratch
 done >"$scratch/counts"
 
 if $update; then
-    { [ -f "$expected" ] && grep -v "^$compiler " "$expected" || true; cat "$scratch/counts"; } >"$scratch/new"
+    {
+        if [ -f "$expected" ]; then grep -v "^$compiler " "$expected" || true; fi
+        cat "$scratch/counts"
+    } >"$scratch/new"
     mv "$scratch/new" "$expected"
     printf 'wrote %s\n' "$expected"
     exit 0
