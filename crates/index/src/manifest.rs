@@ -39,6 +39,27 @@ pub struct Settings {
     pub about: serde_json::Value,
 }
 
+impl Settings {
+    /// Requires the vectors of an index that was found to be of the same kind.
+    /// `place` is where it was found, `mend` what to do with another model's.
+    ///
+    /// # Errors
+    /// When they are another model's, or of another width or metric.
+    pub(crate) fn accept(&self, (model, dim, metric): (&str, usize, Metric), place: &Path, mend: &str) -> Result<()> {
+        let problem = if model != self.model {
+            format!("its vectors are another model's; {mend}")
+        } else if (dim, metric) != (self.dim, self.metric) {
+            format!(
+                "its vectors have {dim} numbers and are compared by {metric:?}, these have {} and {:?}",
+                self.dim, self.metric
+            )
+        } else {
+            return Ok(());
+        };
+        Err(IndexError::Mismatch { path: place.into(), problem })
+    }
+}
+
 /// What belongs to an index.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

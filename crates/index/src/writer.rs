@@ -83,26 +83,13 @@ impl Writer {
         match found {
             None => this.manifest.save(folder)?,
             Some(found) => {
-                this.accept(&found, settings)?;
+                let kind = (found.model.as_str(), found.dim, found.metric);
+                settings.accept(kind, &this.folder, "index into another folder, or remove this one")?;
                 this.manifest = Manifest { about: settings.about.clone(), ..found };
                 this.sweep()?;
             }
         }
         Ok(this)
-    }
-
-    fn accept(&self, found: &Manifest, settings: &Settings) -> Result<()> {
-        let problem = if found.model != settings.model {
-            "its vectors are another model's; index into another folder, or remove this one".to_owned()
-        } else if (found.dim, found.metric) != (settings.dim, settings.metric) {
-            format!(
-                "its vectors have {} numbers and are compared by {:?}, these have {} and {:?}",
-                found.dim, found.metric, settings.dim, settings.metric
-            )
-        } else {
-            return Ok(());
-        };
-        Err(IndexError::Mismatch { path: self.folder.clone(), problem })
     }
 
     /// Removes what a killed writer has left behind.

@@ -60,22 +60,22 @@ fn is_yes(x: &bool) -> bool {
     *x
 }
 
-/// A head.
+/// What a head does before its output: a dense layer and a norm, each where it
+/// is wanted.
 #[derive(Debug, Clone)]
-pub struct Head {
-    input: HeadInput,
+pub(crate) struct Transform {
     dense: Option<(Linear, ActivationName)>,
     norm: Option<LayerNorm>,
-    output: Linear,
-    second: Option<Linear>,
+    /// Features that it gives.
+    pub(crate) width: usize,
 }
 
-impl Head {
-    /// Creates `dense`, `norm`, `output` and `second`, each where it is wanted.
+impl Transform {
+    /// Creates `dense` and `norm`.
     ///
     /// # Errors
     /// When names are taken.
-    pub fn new(b: &mut Builder<'_>, c: &HeadConfig) -> Result<Self> {
+    pub(crate) fn new(b: &mut Builder<'_>, c: &HeadConfig) -> Result<Self> {
         let width = if c.dense.is_some() { c.dense_width.unwrap_or(c.inputs) } else { c.inputs };
         let dense = match c.dense {
             Some(f) => Some((Linear::new(&mut b.scope("dense"), c.inputs, width, c.dense_bias)?, f)),
@@ -88,12 +88,47 @@ impl Head {
             }
             None => None,
         };
+        Ok(Self { dense, norm, width })
+    }
+
+    /// `[rows, inputs]` to `[rows, width]`.
+    ///
+    /// # Errors
+    /// When the features are not as wide as the inputs.
+    pub(crate) fn forward(&self, cx: &Context<'_>, mut x: Var) -> Result<Var> {
+        if let Some((dense, activation)) = &self.dense {
+            x = dense.forward_with(cx, &x, (*activation).into())?;
+        }
+        match &self.norm {
+            Some(norm) => norm.forward(cx, &x),
+            None => Ok(x),
+        }
+    }
+}
+
+/// A head.
+#[derive(Debug, Clone)]
+pub struct Head {
+    input: HeadInput,
+    transform: Transform,
+    output: Linear,
+    second: Option<Linear>,
+}
+
+impl Head {
+    /// Creates `dense`, `norm`, `output` and `second`, each where it is wanted.
+    ///
+    /// # Errors
+    /// When names are taken.
+    pub fn new(b: &mut Builder<'_>, c: &HeadConfig) -> Result<Self> {
+        let transform = Transform::new(b, c)?;
+        let width = transform.width;
         let output = Linear::new(&mut b.scope("output"), width, c.outputs, c.bias)?;
         let second = match c.input {
             HeadInput::FirstTwo => Some(Linear::new(&mut b.scope("second"), width, c.outputs, c.bias)?),
             _ => None,
         };
-        Ok(Self { input: c.input, dense, norm, output, second })
+        Ok(Self { input: c.input, transform, output, second })
     }
 
     /// Features to `[segments, outputs]`, or `[tokens, outputs]` for a head
@@ -108,7 +143,7 @@ impl Head {
             let (tokens, offsets) = after(skip)?;
             Ok(ops::pool(cx.tape, &tokens, &offsets, ops::Pooling::Mean)?)
         };
-        let mut x = match self.input {
+        let x = match self.input {
             HeadInput::Pooled => features.pooled.clone(),
             HeadInput::First | HeadInput::FirstTwo => pool(ops::Pooling::First)?,
             HeadInput::Mean => pool(ops::Pooling::Mean)?,
@@ -118,13 +153,7 @@ impl Head {
             }
             HeadInput::Tokens => features.tokens.clone(),
         };
-        if let Some((dense, activation)) = &self.dense {
-            x = dense.forward_with(cx, &x, (*activation).into())?;
-        }
-        if let Some(norm) = &self.norm {
-            x = norm.forward(cx, &x)?;
-        }
-        let y = self.output.forward(cx, &x)?;
+        let y = self.output.forward(cx, &self.transform.forward(cx, x)?)?;
         let Some(second) = &self.second else { return Ok(y) };
         let (tokens, offsets) = after(1)?;
         let other = second.forward(cx, &ops::pool(cx.tape, &tokens, &offsets, ops::Pooling::First)?)?;

@@ -23,7 +23,7 @@ mod split;
 #[cfg(target_arch = "x86_64")]
 mod thin;
 
-use crate::Element;
+use crate::{Buffer, Element};
 use std::marker::PhantomData;
 
 pub(crate) use portable::product as product_portable;
@@ -263,6 +263,28 @@ fn in_tiles(m: usize, n: usize, k: usize) -> bool {
         let _ = (m, n, k);
         false
     }
+}
+
+/// f(X) for a matrix, written out dense and row-major, with zeros below it up
+/// to `rows`.
+fn written_out<'a, E: Element>(
+    x: Matrix<'_, E>,
+    rows: usize,
+    map: Option<Map<E>>,
+    held: &'a mut Option<Buffer<E>>,
+) -> Matrix<'a, E> {
+    let mut values = Buffer::any(rows * x.cols);
+    let (own, below) = values.split_at_mut(x.rows * x.cols);
+    for (i, row) in own.chunks_exact_mut(x.cols.max(1)).enumerate() {
+        for (j, v) in row.iter_mut().enumerate() {
+            *v = x.data[i * x.row_stride + j * x.col_stride];
+        }
+    }
+    if let Some(map) = map {
+        map(own);
+    }
+    below.fill(E::ZERO);
+    Matrix::dense(held.insert(values), rows, x.cols)
 }
 
 /// A closure over an [`Output`]'s pointer, called from several threads on

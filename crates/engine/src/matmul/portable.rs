@@ -1,7 +1,7 @@
 //! The product for every processor and element: the `gemm` crate's, cut into
 //! fixed bands of rows.
 
-use super::{Map, Matrix, Output, Product, Right, Shared};
+use super::{Output, Product, Right, Shared, written_out};
 use crate::{Buffer, Element};
 use rayon::prelude::*;
 
@@ -12,12 +12,12 @@ pub(crate) fn product<E: Element>(p: Product<'_, E>) {
     let Right::Plain(b) = b else { unreachable!("nothing is packed for the portable product") };
     // Mapped factors are written out first.
     let (mut held_a, mut held_b) = (None, None);
-    let a = map_a.map_or(a, |f| mapped(a, f, &mut held_a));
+    let a = if map_a.is_some() { written_out(a, a.rows, map_a, &mut held_a) } else { a };
     // The crate has other ways for few rows, which add in another order.
     let (mut filled_a, mut filled_c) = (None, None);
     if super::ALIKE.get() && c.rows % BAND != 0 {
         let rows = c.rows.next_multiple_of(BAND);
-        let a = filled_up(a, rows, &mut filled_a);
+        let a = written_out(a, rows, None, &mut filled_a);
         let values = filled_c.insert(Buffer::zeros(rows * c.cols));
         for i in 0..if accumulate { c.rows } else { 0 } {
             // SAFETY: row i of the output, which we borrow exclusively.
@@ -45,7 +45,7 @@ pub(crate) fn product<E: Element>(p: Product<'_, E>) {
         }
         return;
     }
-    let b = map_b.map_or(b, |f| mapped(b, f, &mut held_b));
+    let b = if map_b.is_some() { written_out(b, b.rows, map_b, &mut held_b) } else { b };
     let band = Shared(|i: usize| {
         // Capture the whole output, not its raw pointer.
         let c = &c;
@@ -89,27 +89,4 @@ pub(crate) fn product<E: Element>(p: Product<'_, E>) {
     } else {
         (0..bands).for_each(|i| band.call(i));
     }
-}
-
-/// A matrix with zeros below it, dense and row-major.
-fn filled_up<'a, E: Element>(x: Matrix<'_, E>, rows: usize, held: &'a mut Option<Buffer<E>>) -> Matrix<'a, E> {
-    let mut values = Buffer::zeros(rows * x.cols);
-    for (i, row) in values.chunks_exact_mut(x.cols.max(1)).take(x.rows).enumerate() {
-        for (j, v) in row.iter_mut().enumerate() {
-            *v = x.data[i * x.row_stride + j * x.col_stride];
-        }
-    }
-    Matrix::dense(held.insert(values), rows, x.cols)
-}
-
-/// f of a matrix, dense and row-major.
-fn mapped<'a, E: Element>(x: Matrix<'_, E>, f: Map<E>, held: &'a mut Option<Buffer<E>>) -> Matrix<'a, E> {
-    let mut values = Buffer::any(x.rows * x.cols);
-    for (i, row) in values.chunks_exact_mut(x.cols.max(1)).enumerate() {
-        for (j, v) in row.iter_mut().enumerate() {
-            *v = x.data[i * x.row_stride + j * x.col_stride];
-        }
-    }
-    f(&mut values);
-    Matrix::dense(held.insert(values), x.rows, x.cols)
 }

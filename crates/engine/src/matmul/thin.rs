@@ -9,8 +9,7 @@
 //! dimension alone decides: neither the other rows nor the threads change a bit
 //! of it.
 
-use super::{Finish, Map, Matrix, Output, Product, Right};
-use crate::Buffer;
+use super::{Finish, Matrix, Output, Product, Right, written_out};
 use std::arch::x86_64::{
     __m256, __m512, _MM_HINT_T0, _mm_add_ps, _mm_loadu_ps, _mm_prefetch, _mm_storeu_ps, _mm256_add_ps,
     _mm256_castps256_ps128, _mm256_cmpgt_epi32, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
@@ -54,7 +53,7 @@ pub(super) fn fits(p: &Product<'_, f32>) -> bool {
 pub(super) fn product(p: &Product<'_, f32>) {
     let Right::Plain(b) = &p.b else { unreachable!("a packed factor does not fit") };
     let mut held = None;
-    let a = if p.map_a.is_some() || p.a.col_stride != 1 { written_out(&p.a, p.map_a, &mut held) } else { p.a };
+    let a = if p.map_a.is_some() || p.a.col_stride != 1 { written_out(p.a, p.a.rows, p.map_a, &mut held) } else { p.a };
     let work = Work { a, b: *b, c: &p.c, accumulate: p.accumulate, finish: p.finish };
     let threads = if p.parallel && b.rows * b.cols > SEQUENTIAL { rayon::current_num_threads() } else { 1 };
     // Whole tiles of either width.
@@ -78,20 +77,6 @@ pub(super) fn product(p: &Product<'_, f32>) {
             }
         }
     });
-}
-
-/// f(A), its rows dense.
-fn written_out<'a>(a: &Matrix<'_, f32>, map: Option<Map<f32>>, held: &'a mut Option<Buffer<f32>>) -> Matrix<'a, f32> {
-    let mut values = Buffer::any(a.rows * a.cols);
-    for (i, row) in values.chunks_exact_mut(a.cols).enumerate() {
-        for (j, v) in row.iter_mut().enumerate() {
-            *v = a.data[i * a.row_stride + j * a.col_stride];
-        }
-    }
-    if let Some(map) = map {
-        map(&mut values);
-    }
-    Matrix::dense(held.insert(values), a.rows, a.cols)
 }
 
 struct Work<'a> {
@@ -481,7 +466,7 @@ mod tests {
             return;
         }
         let (a, b) = (random(64 * 5, "a"), random(64 * 50, "b"));
-        let double: Map<f32> = |x| x.iter_mut().for_each(|x| *x *= 2.0);
+        let double: super::super::Map<f32> = |x| x.iter_mut().for_each(|x| *x *= 2.0);
         let finish = |i: usize, first: usize, run: &mut [f32]| {
             run.iter_mut().enumerate().for_each(|(j, x)| *x += (i * 100 + first + j) as f32);
         };

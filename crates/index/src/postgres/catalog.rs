@@ -5,6 +5,7 @@ use super::address::Address;
 use crate::{IndexError, Metric, Result, Settings};
 use postgres::error::SqlState;
 use postgres::{Client, GenericClient};
+use std::path::Path;
 
 /// The version of the tables' format.
 const FORMAT: i32 = 1;
@@ -73,7 +74,11 @@ impl Catalog {
             return Err(IndexError::Busy { path: address.place.into() });
         }
         match found(&address, &mut client)? {
-            Some(found) => accept(&address, &found, settings)?,
+            Some(found) => settings.accept(
+                (&found.model, found.dim, found.metric),
+                Path::new(&address.place),
+                "give another index=NAME, or drop this one",
+            )?,
             None => make(&address, &mut client, settings)?,
         }
         check_columns(&address, &mut client, settings.dim)?;
@@ -111,20 +116,6 @@ fn found(address: &Address, client: &mut Client) -> Result<Option<Settings>> {
         (Some(dim), Some(metric)) => Ok(Some(Settings { dim, metric, model: row.get(3), about: row.get(4) })),
         _ => Err(address.problem("read", "its row in sensorium_indexes is not one that this program wrote")),
     }
-}
-
-fn accept(address: &Address, found: &Settings, settings: &Settings) -> Result<()> {
-    let problem = if found.model != settings.model {
-        "its vectors are another model's; give another index=NAME, or drop this one".to_owned()
-    } else if (found.dim, found.metric) != (settings.dim, settings.metric) {
-        format!(
-            "its vectors have {} numbers and are compared by {:?}, these have {} and {:?}",
-            found.dim, found.metric, settings.dim, settings.metric
-        )
-    } else {
-        return Ok(());
-    };
-    Err(IndexError::Mismatch { path: (&address.place).into(), problem })
 }
 
 /// Makes the tables of an index, all or none.

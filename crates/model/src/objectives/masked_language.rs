@@ -1,7 +1,6 @@
 //! Masked language modelling (Devlin et al. 2019): which tokens were hidden?
 
-use crate::heads::HeadConfig;
-use crate::layers::{ActivationName, LayerNorm, Linear, NormKind};
+use crate::heads::{HeadConfig, Transform};
 use crate::{Context, Result};
 use sensorium_engine::{Builder, Init, ParamId, Var, ops};
 
@@ -12,8 +11,7 @@ const ROWS_AT_ONCE: usize = 256;
 /// itself as the output, with a bias of its own.
 #[derive(Debug, Clone)]
 pub struct MaskedLanguageHead {
-    dense: Option<(Linear, ActivationName)>,
-    norm: Option<LayerNorm>,
+    transform: Transform,
     bias: Option<ParamId>,
 }
 
@@ -25,20 +23,10 @@ impl MaskedLanguageHead {
     /// # Errors
     /// When names are taken.
     pub fn new(b: &mut Builder<'_>, c: &HeadConfig) -> Result<Self> {
-        let width = if c.dense.is_some() { c.dense_width.unwrap_or(c.inputs) } else { c.inputs };
-        let dense = match c.dense {
-            Some(f) => Some((Linear::new(&mut b.scope("dense"), c.inputs, width, c.dense_bias)?, f)),
-            None => None,
-        };
-        let norm = match c.norm_eps {
-            Some(eps) => {
-                Some(LayerNorm::with_bias(&mut b.scope("norm"), width, NormKind::LayerNorm, eps, c.norm_bias)?)
-            }
-            None => None,
-        };
+        let transform = Transform::new(b, c)?;
         let bias =
             if c.bias { Some(b.scope("output").param("bias", &[c.outputs], Init::Constant(0.0))?) } else { None };
-        Ok(Self { dense, norm, bias })
+        Ok(Self { transform, bias })
     }
 
     /// The mean loss over the tokens `[tokens, hidden]` that have a target,
@@ -72,14 +60,7 @@ impl MaskedLanguageHead {
     }
 
     fn transform(&self, cx: &Context<'_>, tokens: &Var, rows: &[u32]) -> Result<Var> {
-        let mut x = ops::gather_rows(cx.tape, tokens, rows)?;
-        if let Some((dense, activation)) = &self.dense {
-            x = dense.forward_with(cx, &x, (*activation).into())?;
-        }
-        match &self.norm {
-            Some(norm) => norm.forward(cx, &x),
-            None => Ok(x),
-        }
+        self.transform.forward(cx, ops::gather_rows(cx.tape, tokens, rows)?)
     }
 }
 
@@ -102,6 +83,7 @@ pub fn best_is<'a>(scores: &'a [f32], wanted: &'a [Option<u32>]) -> impl Iterato
 mod tests {
     use super::*;
     use crate::heads::{Head, HeadInput};
+    use crate::layers::ActivationName;
     use crate::{Features, ModelError};
     use sensorium_engine::{Offsets, Params, Tape, Tensor};
 

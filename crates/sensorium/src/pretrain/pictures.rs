@@ -233,6 +233,19 @@ fn going_on(config: &mut PretrainConfig, folder: &Path) -> Result<(Pretrained, I
     Ok((source, processor))
 }
 
+/// Hidden size, layers and heads of a tower that learns from so many rows;
+/// automatic ones are written back.
+pub(super) fn sizes(tower: &mut TowerSection, rows: usize) -> [usize; 3] {
+    let (hidden, layers) = match rows {
+        0..5_000 => (96, 4),
+        5_000..100_000 => (192, 6),
+        _ => (384, 12),
+    };
+    let hidden = *tower.hidden.get_or_insert(hidden);
+    let layers = *tower.layers.get_or_insert(layers);
+    [hidden, layers, *tower.heads.get_or_insert((hidden / 32).max(1))]
+}
+
 /// The `config.json` of a ViT, whose automatic sizes are filled in; `section` is
 /// the one of the configuration that they stand in.
 fn vit(
@@ -255,14 +268,7 @@ fn vit(
             problem: format!("{patch} does not divide the {size} pixels of {section}.size"),
         });
     }
-    let (hidden, layers) = match rows {
-        0..5_000 => (96, 4),
-        5_000..100_000 => (192, 6),
-        _ => (384, 12),
-    };
-    let hidden = *tower.hidden.get_or_insert(hidden);
-    let layers = *tower.layers.get_or_insert(layers);
-    let heads = *tower.heads.get_or_insert((hidden / 32).max(1));
+    let [hidden, layers, heads] = sizes(tower, rows);
     Ok(json!({
         "dtype": "float32",
         "hidden_size": hidden,

@@ -2,6 +2,7 @@
 //! from scratch or from a checkpoint, and the sounds of a table.
 
 use super::config::PretrainConfig;
+use super::pictures::sizes;
 use super::structure::START;
 use crate::{Dataset, Error, Result, hub};
 use sensorium_data::processor::{AudioFeatures, AudioProcessor};
@@ -161,15 +162,8 @@ fn ast(config: &mut PretrainConfig, rows: usize) -> Result<Value> {
     if frames < SQUARE {
         return wrong("max_seconds", format!("{} s are less than a square of {SQUARE} frames", audio.max_seconds));
     }
-    let (hidden, layers) = match rows {
-        0..5_000 => (96, 4),
-        5_000..100_000 => (192, 6),
-        _ => (384, 12),
-    };
     let tower = &mut audio.tower;
-    let hidden = *tower.hidden.get_or_insert(hidden);
-    let layers = *tower.layers.get_or_insert(layers);
-    let heads = *tower.heads.get_or_insert((hidden / 32).max(1));
+    let [hidden, layers, heads] = sizes(tower, rows);
     Ok(json!({
         "architectures": ["ASTModel"],
         "model_type": "audio-spectrogram-transformer",
