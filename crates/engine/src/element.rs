@@ -77,8 +77,9 @@ pub trait Element:
     fn pack(_right: &crate::matmul::Matrix<'_, Self>) -> Option<crate::matmul::PackedRight> {
         None
     }
-    /// The innermost loops of attention on this processor.
-    fn attention() -> &'static crate::ops::AttentionKernels<Self>;
+    /// The innermost loops of attention on this processor, for a segment of at
+    /// least so many queries and keys, and so many multiply-adds for a query.
+    fn attention(rows: usize, work: usize) -> &'static crate::ops::AttentionKernels<Self>;
 }
 
 static POOL_F32: Pool<f32> = Pool::new();
@@ -192,8 +193,8 @@ impl Element for f32 {
     fn pack(right: &crate::matmul::Matrix<'_, Self>) -> Option<crate::matmul::PackedRight> {
         crate::matmul::pack_f32(right)
     }
-    fn attention() -> &'static crate::ops::AttentionKernels<Self> {
-        crate::ops::attention_kernels_f32()
+    fn attention(rows: usize, work: usize) -> &'static crate::ops::AttentionKernels<Self> {
+        crate::ops::attention_kernels_f32(rows, work)
     }
 }
 
@@ -270,7 +271,7 @@ impl Element for f64 {
     fn product(product: crate::matmul::Product<'_, Self>) {
         crate::matmul::product_portable(product);
     }
-    fn attention() -> &'static crate::ops::AttentionKernels<Self> {
+    fn attention(_: usize, _: usize) -> &'static crate::ops::AttentionKernels<Self> {
         crate::ops::attention_kernels_portable()
     }
 }

@@ -10,7 +10,7 @@ use std::arch::x86_64::{
 
 /// A micro-kernel: how large its tile is, how its factors are packed and how to
 /// compute it.
-pub(super) trait Kernel: 'static {
+pub(crate) trait Kernel: 'static {
     /// Rows of the largest tile.
     const ROWS: usize;
     /// Columns of the tile.

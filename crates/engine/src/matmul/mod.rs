@@ -23,6 +23,14 @@ mod split;
 #[cfg(target_arch = "x86_64")]
 mod thin;
 
+/// The tiles of AMX, for products that pack their factors themselves.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) mod tiles {
+    pub(crate) use super::kernels::Kernel;
+    pub(crate) use super::packing::Lines;
+    pub(crate) use super::split::{Amx, is_here};
+}
+
 use crate::{Buffer, Element};
 use std::marker::PhantomData;
 

@@ -11,10 +11,10 @@ use std::arch::x86_64::{_mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_p
 /// Lines of a matrix as the packing sees them: element `p` of line `i` is at
 /// `data[i * line + p * along]`.
 #[derive(Clone, Copy)]
-pub(super) struct Lines {
-    pub(super) data: *const f32,
-    pub(super) line: usize,
-    pub(super) along: usize,
+pub(crate) struct Lines {
+    pub(crate) data: *const f32,
+    pub(crate) line: usize,
+    pub(crate) along: usize,
 }
 
 // SAFETY: only read, and the matrix that it comes from is borrowed meanwhile.

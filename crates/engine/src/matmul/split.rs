@@ -43,7 +43,7 @@ const PLACES: usize = 6 * TILE;
 
 /// Whether processor and system have AMX with bfloat16. `SENSORIUM_SIMD`
 /// allows less: `avx512` leaves AMX out.
-pub(super) fn is_here() -> bool {
+pub(crate) fn is_here() -> bool {
     static HERE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *HERE.get_or_init(|| {
         let allowed = std::env::var("SENSORIUM_SIMD").as_deref() != Ok("avx512");
@@ -52,7 +52,7 @@ pub(super) fn is_here() -> bool {
 }
 
 /// 32 × 32 in four of eight tiles.
-pub(super) struct Amx;
+pub(crate) struct Amx;
 
 impl Kernel for Amx {
     const ROWS: usize = 32;

@@ -1,10 +1,12 @@
 //! The backward pass of one head of keys in one segment.
 
 use super::kernels::Row;
-use super::plan::{Columns, Plan, multiply, scale_into};
+use super::plan::{Columns, Plan, scale_into};
+use super::products::{Products, Right, View, at_least};
 use crate::ops::loops::dot;
 use crate::parallel::Shared;
 use crate::{Buffer, Element};
+use std::ops::Range;
 
 /// One head of keys and values in one segment, with all queries' heads that
 /// share it.
@@ -49,40 +51,49 @@ pub(super) struct Into<E> {
 
 /// The working memory of one thread; rows are padded.
 pub(super) struct Scratch<E: Element> {
-    /// Keys as they are, and keys and values transposed.
-    keys: Buffer<E>,
-    keys_across: Buffer<E>,
-    values_across: Buffer<E>,
-    /// A block's queries, gradients of results, and gradients of queries.
+    products: Products<E>,
+    /// Keys and values as columns, and keys as rows.
+    keys_across: Right<E>,
+    values_across: Right<E>,
+    keys: Right<E>,
+    /// A block's queries, and as right factors these and the gradients of
+    /// results.
     q: Buffer<E>,
-    d: Buffer<E>,
-    dq: Buffer<E>,
+    q_right: Right<E>,
+    d_right: Right<E>,
     /// Weights and their gradients.
     scores: Buffer<E>,
     gradients: Buffer<E>,
+    /// Gradients of the queries of all heads that share the keys, of a run of
+    /// keys, and of its values.
+    dq: Buffer<E>,
     dk: Buffer<E>,
     dv: Buffer<E>,
+    /// Σ result · gradient of each row of results, head by head.
+    along: Buffer<E>,
     mask: Buffer<E>,
 }
 
 impl<E: Element> Scratch<E> {
-    pub fn new(plan: &Plan<E>) -> Self {
-        let keys = plan.padded(plan.keys.longest());
-        let (wide, value_wide) = (plan.padded(plan.dim), plan.padded(plan.value_dim));
-        let rows = plan.block_rows(0).min(plan.queries.longest());
-        let scores = plan.keys.ranges().map(|r| plan.padded(r.len()) * plan.block_rows(r.len()).min(rows)).max();
+    pub fn new() -> Self {
+        let [keys_across, values_across, keys, q_right, d_right] = [(); 5].map(|()| Right::new());
+        let [q, scores, gradients, dq, dk, dv, along, mask] = [0; 8].map(Buffer::any);
+        let products = Products::new();
         Self {
-            keys: Buffer::any(keys * wide),
-            keys_across: Buffer::any(plan.dim * keys),
-            values_across: Buffer::any(plan.value_dim * keys),
-            q: Buffer::any(rows * wide),
-            d: Buffer::any(rows * value_wide),
-            dq: Buffer::any(rows * wide),
-            scores: Buffer::any(scores.unwrap_or(0)),
-            gradients: Buffer::any(scores.unwrap_or(0)),
-            dk: Buffer::any(keys * wide),
-            dv: Buffer::any(keys * value_wide),
-            mask: Buffer::any(plan.mask_room(keys)),
+            products,
+            keys_across,
+            values_across,
+            keys,
+            q,
+            q_right,
+            d_right,
+            scores,
+            gradients,
+            dq,
+            dk,
+            dv,
+            along,
+            mask,
         }
     }
 }
@@ -100,40 +111,98 @@ pub(super) unsafe fn run<E: Element>(
     into: &Into<E>,
 ) {
     let Task { segment, kv_head } = *task;
+    let kernels = plan.kernels(segment);
     let (queries, keys) = (plan.queries.range(segment), plan.keys.range(segment));
-    let (dim, value_dim, padded) = (plan.dim, plan.value_dim, plan.padded(keys.len()));
-    let (wide, value_wide) = (plan.padded(dim), plan.padded(value_dim));
+    let wide = kernels.padded(plan.dim);
+    let of_head = kernels.whole(queries.len(), wide);
+    if into.q.is_some() {
+        at_least(&mut scratch.dq, plan.group() * of_head).fill(E::ZERO);
+    }
+    let of_results = Columns { head: 0, heads: plan.heads, dim: plan.value_dim };
+    let along = at_least(&mut scratch.along, plan.group() * queries.len());
+    for (i, along) in along.chunks_exact_mut(queries.len().max(1)).enumerate() {
+        let head = Columns { head: kv_head * plan.group() + i, ..of_results };
+        for (row, along) in queries.clone().zip(along) {
+            *along = dot(head.of(saved.d, row), head.of(saved.out, row));
+        }
+    }
+    scratch.products.begin(kernels);
+    let at_once = kernels.keys.min(keys.len().max(1));
+    for first in (0..keys.len()).step_by(at_once) {
+        let run = first..keys.len().min(first + at_once);
+        // SAFETY: the caller's duty.
+        unsafe { of_keys(plan, scratch, task, run, saved, into) };
+    }
+    scratch.products.end();
+    let Some(into) = into.q else { return };
+    for i in 0..plan.group() {
+        let own = scratch.dq[i * of_head..].chunks_exact(wide.max(1));
+        for (row, own) in queries.clone().zip(own) {
+            // SAFETY: this task's own columns of its own row.
+            let out = unsafe { into.slice((row * plan.heads + kv_head * plan.group() + i) * plan.dim, plan.dim) };
+            scale_into(out, own, plan.scale);
+        }
+    }
+}
+
+/// The gradients that a run of keys has part in: its own, those of its values,
+/// and what it adds to those of the queries.
+///
+/// # Safety
+/// As [`run`].
+unsafe fn of_keys<E: Element>(
+    plan: &Plan<E>,
+    scratch: &mut Scratch<E>,
+    task: &Task,
+    run: Range<usize>,
+    saved: &Saved<'_, E>,
+    into: &Into<E>,
+) {
+    let Task { segment, kv_head } = *task;
+    let kernels = plan.kernels(segment);
+    let (queries, keys) = (plan.queries.range(segment), plan.keys.range(segment));
+    let rows = keys.start + run.start..keys.start + run.end;
+    let (dim, value_dim) = (plan.dim, plan.value_dim);
+    let (wide, value_wide) = (kernels.padded(dim), kernels.padded(value_dim));
     let kv = |dim| Columns { head: kv_head, heads: plan.kv_heads, dim };
-    kv(dim).copy(saved.k, keys.clone(), E::ONE, &mut scratch.keys, wide);
-    kv(dim).transpose(saved.k, keys.clone(), &mut scratch.keys_across, padded);
-    kv(value_dim).transpose(saved.v, keys.clone(), &mut scratch.values_across, padded);
-    scratch.dk[..keys.len() * wide].fill(E::ZERO);
-    scratch.dv[..keys.len() * value_wide].fill(E::ZERO);
+    let s = scratch;
+    s.products.lay_out(kv(dim).view(saved.k, rows.clone(), true), &mut s.keys_across);
+    s.products.lay_out(kv(value_dim).view(saved.v, rows.clone(), true), &mut s.values_across);
+    if into.q.is_some() {
+        s.products.lay_out(kv(dim).view(saved.k, rows.clone(), false), &mut s.keys);
+    }
+    let dk = at_least(&mut s.dk, kernels.whole(run.len(), wide));
+    let dv = at_least(&mut s.dv, kernels.whole(run.len(), value_wide));
+    dk.fill(E::ZERO);
+    dv.fill(E::ZERO);
+    let mask_room = at_least(&mut s.mask, plan.mask_room(kernels.padded(run.len())));
     let heads = kv_head * plan.group()..(kv_head + 1) * plan.group();
-    for block in heads.flat_map(|head| plan.blocks(segment, head, 0..queries.len())) {
+    for block in heads.clone().flat_map(|head| plan.blocks(segment, head, 0..queries.len(), run.clone())) {
         let (head, count, cols) = (block.head, block.count, block.span.len());
+        if cols == 0 {
+            continue;
+        }
         let rows = queries.start + block.first..queries.start + block.first + count;
-        let (start, known) = (block.span.start.min(keys.len()), block.span.end.min(keys.len()));
-        let known = known - start;
+        let (start, known) = (block.span.start - run.start, block.known(keys.len()));
         let own = |dim| Columns { head, heads: plan.heads, dim };
-        own(dim).copy(saved.q, rows.clone(), plan.scale, &mut scratch.q, wide);
-        own(value_dim).copy(saved.d, rows.clone(), E::ONE, &mut scratch.d, value_wide);
-        let scores = &mut scratch.scores[..count * cols];
-        let gradients = &mut scratch.gradients[..count * cols];
-        plan.scores(&block, &scratch.q, wide, &scratch.keys_across, scores);
-        let values = (&scratch.values_across[start..], padded);
-        multiply(plan.kernels, (count, cols, value_dim), (&scratch.d, value_wide, 1), values, (gradients, cols), false);
+        let q = at_least(&mut s.q, count * dim);
+        own(dim).copy(saved.q, rows.clone(), plan.scale, q, dim);
+        let d = own(value_dim).view(saved.d, rows.clone(), false);
+        let scores = at_least(&mut s.scores, kernels.whole(count, cols));
+        let gradients = at_least(&mut s.gradients, kernels.whole(count, cols));
+        plan.scores(&mut s.products, &block, (q, dim), (&s.keys_across, run.start), scores);
+        s.products.multiply(d, (&s.values_across, (0, start)), cols, (gradients, cols), false);
         for (i, row) in rows.clone().enumerate() {
-            let mask = plan.mask(row, head, &block.span, &mut scratch.mask);
+            let mask = plan.mask(row, head, &block.span, mask_room);
             let span = i * cols..(i + 1) * cols;
             // SAFETY: all three are `cols` long, a multiple of the lanes.
             unsafe {
-                (plan.kernels.backward)(Row {
+                (kernels.backward)(Row {
                     scores: scores[span.clone()].as_mut_ptr(),
                     gradients: gradients[span].as_mut_ptr(),
                     len: cols,
                     log: saved.log[row * plan.heads + head],
-                    along: dot(own(value_dim).of(saved.d, row), own(value_dim).of(saved.out, row)),
+                    along: s.along[(head - heads.start) * queries.len() + block.first + i],
                     mask: mask.map_or(std::ptr::null(), <[E]>::as_ptr),
                 });
             }
@@ -145,32 +214,32 @@ pub(super) unsafe fn run<E: Element>(
             plan.add_bias_gradients(&block, gradients, sums, |row, gradient| {
                 if let Some(gates) = into.gates {
                     // SAFETY: this task's own head of a row of its own.
-                    unsafe { *gates.at(row * plan.heads + head) = gradient };
+                    unsafe { *gates.at(row * plan.heads + head) += gradient };
                 }
             });
         }
         if into.v.is_some() {
-            let to = (&mut scratch.dv[start * value_wide..], value_wide);
-            multiply(plan.kernels, (known, value_wide, count), (scores, 1, cols), (&scratch.d, value_wide), to, true);
+            let weights = View::new(scores, (count, known), cols, true);
+            s.products.lay_out(d, &mut s.d_right);
+            let to = (&mut dv[start * value_wide..], value_wide);
+            s.products.multiply(weights, (&s.d_right, (0, 0)), value_wide, to, true);
         }
         if into.k.is_some() {
-            let to = (&mut scratch.dk[start * wide..], wide);
-            multiply(plan.kernels, (known, wide, count), (gradients, 1, cols), (&scratch.q, wide), to, true);
+            let weights = View::new(gradients, (count, known), cols, true);
+            s.products.lay_out(View::new(q, (count, dim), dim, false), &mut s.q_right);
+            s.products.multiply(weights, (&s.q_right, (0, 0)), wide, (&mut dk[start * wide..], wide), true);
         }
-        if let Some(into) = into.q {
-            let (keys, to) = (&scratch.keys[start * wide..], (&mut scratch.dq[..], wide));
-            multiply(plan.kernels, (count, wide, known), (gradients, cols, 1), (keys, wide), to, false);
-            for (row, own) in rows.zip(scratch.dq.chunks_exact(wide.max(1))) {
-                // SAFETY: this task's own columns of its own row.
-                let out = unsafe { into.slice((row * plan.heads + head) * dim, dim) };
-                scale_into(out, own, plan.scale);
-            }
+        if into.q.is_some() {
+            let weights = View::new(gradients, (count, known), cols, false);
+            let of_head = kernels.whole(queries.len(), wide);
+            let to = &mut s.dq[(head - heads.start) * of_head + block.first * wide..];
+            s.products.multiply(weights, (&s.keys, (start, 0)), wide, (to, wide), true);
         }
     }
-    for (into, from, dim, wide) in [(into.k, &scratch.dk, dim, wide), (into.v, &scratch.dv, value_dim, value_wide)] {
+    for (into, from, dim, wide) in [(into.k, &*dk, dim, wide), (into.v, &*dv, value_dim, value_wide)] {
         let Some(into) = into else { continue };
-        for (row, own) in keys.clone().zip(from.chunks_exact(wide.max(1))) {
-            // SAFETY: as above.
+        for (row, own) in rows.clone().zip(from.chunks_exact(wide.max(1))) {
+            // SAFETY: this task's own columns of its own row.
             let out = unsafe { into.slice((row * plan.kv_heads + kv_head) * dim, dim) };
             out.copy_from_slice(&own[..dim]);
         }

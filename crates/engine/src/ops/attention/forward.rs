@@ -1,6 +1,7 @@
 //! The forward pass of one head in one segment.
 
-use super::plan::{Columns, Plan, multiply, scale_into};
+use super::plan::{Columns, Plan, scale_into};
+use super::products::{Products, QUERIES, Right, View, at_least};
 use crate::ops::gated::multiply_row;
 use crate::parallel::Shared;
 use crate::{Buffer, Element};
@@ -13,18 +14,20 @@ pub(super) struct Task {
     pub queries: Range<usize>,
 }
 
-/// Queries of one task: enough that laying out the keys costs little, few
-/// enough that one long segment is work for many threads.
+/// Queries of one task where heads are few: enough that laying out the keys
+/// costs little, few enough that one long segment is work for many threads.
 const TASK: usize = 512;
 
 /// The tasks with what they cost in multiply-adds.
 pub(super) fn tasks<E: Element>(plan: &Plan<E>) -> Vec<(usize, Task)> {
     let mut tasks = Vec::new();
+    let many = plan.queries.segments() * plan.heads >= 4 * rayon::current_num_threads();
+    let at_once = if many { plan.queries.longest().max(1) } else { TASK };
     for segment in 0..plan.queries.segments() {
         let (n, m) = (plan.queries.length(segment), plan.keys.length(segment));
         for head in 0..plan.heads {
-            for first in (0..n).step_by(TASK) {
-                let queries = first..n.min(first + TASK);
+            for first in (0..n).step_by(at_once) {
+                let queries = first..n.min(first + at_once);
                 let cost = queries.len() * (m + 1) * (plan.dim + plan.value_dim);
                 tasks.push((cost, Task { segment, head, queries }));
             }
@@ -35,30 +38,21 @@ pub(super) fn tasks<E: Element>(plan: &Plan<E>) -> Vec<(usize, Task)> {
 
 /// The working memory of one thread.
 pub(super) struct Scratch<E: Element> {
+    products: Products<E>,
     q: Buffer<E>,
-    /// `[dim, padded keys]`
-    keys: Buffer<E>,
-    /// `[keys, padded value_dim]`
-    values: Buffer<E>,
+    /// `[dim, keys]`
+    keys: Right<E>,
+    /// `[keys, value_dim]`
+    values: Right<E>,
     scores: Buffer<E>,
     out: Buffer<E>,
     mask: Buffer<E>,
 }
 
 impl<E: Element> Scratch<E> {
-    pub fn new(plan: &Plan<E>) -> Self {
-        let keys = plan.padded(plan.keys.longest());
-        // Fewer keys allow more rows at once.
-        let rows = plan.block_rows(0).min(plan.queries.longest());
-        let scores = plan.keys.ranges().map(|r| plan.padded(r.len()) * plan.block_rows(r.len()).min(rows)).max();
-        Self {
-            q: Buffer::any(rows * plan.dim),
-            keys: Buffer::any(plan.dim * keys),
-            values: Buffer::any(keys * plan.padded(plan.value_dim)),
-            scores: Buffer::any(scores.unwrap_or(0)),
-            out: Buffer::any(rows * plan.padded(plan.value_dim)),
-            mask: Buffer::any(plan.mask_room(keys)),
-        }
+    pub fn new() -> Self {
+        let [q, scores, out, mask] = [0; 4].map(Buffer::any);
+        Self { products: Products::new(), q, keys: Right::new(), values: Right::new(), scores, out, mask }
     }
 }
 
@@ -76,34 +70,38 @@ pub(super) unsafe fn run<E: Element>(
     log: Shared<E>,
 ) {
     let Task { segment, head, .. } = *task;
+    let kernels = plan.kernels(segment);
     let (queries, keys) = (plan.queries.range(segment), plan.keys.range(segment));
-    let padded = plan.padded(keys.len());
-    let wide = plan.padded(plan.value_dim);
+    let wide = kernels.padded(plan.value_dim);
     let kv = |dim| Columns { head: head / plan.group(), heads: plan.kv_heads, dim };
-    kv(plan.dim).transpose(k, keys.clone(), &mut scratch.keys, padded);
-    kv(plan.value_dim).copy(v, keys.clone(), E::ONE, &mut scratch.values, wide);
-    for block in plan.blocks(segment, head, task.queries.clone()) {
+    let Scratch { products, q: own_q, keys: own_keys, values, scores, out: own_out, mask: own_mask } = scratch;
+    products.begin(kernels);
+    products.lay_out(kv(plan.dim).view(k, keys.clone(), true), own_keys);
+    products.lay_out(kv(plan.value_dim).view(v, keys.clone(), false), values);
+    let mask_room = at_least(own_mask, plan.mask_room(kernels.padded(keys.len())));
+    for block in plan.blocks(segment, head, task.queries.clone(), 0..keys.len()) {
         let rows = queries.start + block.first..queries.start + block.first + block.count;
-        let (cols, known) = (block.span.len(), block.span.end.min(keys.len()) - block.span.start.min(keys.len()));
-        Columns { head, heads: plan.heads, dim: plan.dim }.copy(q, rows.clone(), plan.scale, &mut scratch.q, plan.dim);
-        let scores = &mut scratch.scores[..block.count * cols];
-        plan.scores(&block, &scratch.q, plan.dim, &scratch.keys, scores);
-        let mut sums = [E::ZERO; 128];
+        let (cols, known) = (block.span.len(), block.known(keys.len()));
+        let q_rows = at_least(own_q, block.count * plan.dim);
+        Columns { head, heads: plan.heads, dim: plan.dim }.copy(q, rows.clone(), plan.scale, q_rows, plan.dim);
+        let scores = at_least(scores, kernels.whole(block.count, cols));
+        plan.scores(products, &block, (q_rows, plan.dim), (own_keys, 0), scores);
+        let mut sums = [E::ZERO; QUERIES];
         for (i, sum) in sums[..block.count].iter_mut().enumerate() {
             let scores = &mut scores[i * cols..(i + 1) * cols];
             // SAFETY: a multiple of the lanes long.
-            let (largest, total) = unsafe { (plan.kernels.exponentials)(scores.as_mut_ptr(), cols) };
+            let (largest, total) = unsafe { (kernels.exponentials)(scores.as_mut_ptr(), cols) };
             *sum = total;
             let value = if total > E::ZERO { largest + total.ln() } else { E::ZERO };
             // SAFETY: row and head lie within `log` and are this task's own.
             unsafe { *log.at((rows.start + i) * plan.heads + head) = value };
-            if let Some(mask) = plan.mask(rows.start + i, head, &block.span, &mut scratch.mask) {
+            if let Some(mask) = plan.mask(rows.start + i, head, &block.span, mask_room) {
                 multiply_row(scores, mask);
             }
         }
-        let values = &scratch.values[block.span.start.min(keys.len()) * wide..];
-        let own = &mut scratch.out[..block.count * wide];
-        multiply(plan.kernels, (block.count, wide, known), (scores, cols, 1), (values, wide), (own, wide), false);
+        let weights = View::new(scores, (block.count, known), cols, false);
+        let own = at_least(own_out, kernels.whole(block.count, wide));
+        products.multiply(weights, (values, (block.span.start.min(keys.len()), 0)), wide, (own, wide), false);
         for ((row, own), sum) in rows.zip(own.chunks_exact(wide.max(1))).zip(sums) {
             let first = (row * plan.heads + head) * plan.value_dim;
             // SAFETY: this task's own columns of its own row.
@@ -111,4 +109,5 @@ pub(super) unsafe fn run<E: Element>(
             scale_into(out, own, if sum > E::ZERO { E::ONE / sum } else { sum });
         }
     }
+    products.end();
 }

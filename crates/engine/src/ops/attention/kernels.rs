@@ -3,27 +3,39 @@
 //!
 //! The products of one head are thin: an inner dimension of 32 or 64, or a few
 //! hundred keys. Packing both factors as large products do would cost as much
-//! as the product, so only what is read against its grain is laid out anew
-//! (keys and values transposed), once for all queries of a head.
+//! as the product, so only the right factor is laid out anew, rows of B end to
+//! end, once for all queries of a head. Long segments have another kind of
+//! kernels where there are AMX tiles (`tiles.rs`).
 
 use crate::Element;
 use crate::vector::{Portable, Vector};
 
-/// C (+)= A·B: `a[i * row + k * depth]`, rows of B and C contiguous.
+/// A matrix as it lies in memory: element (i, j) is at `data[i * strides.0 + j
+/// * strides.1]`.
+#[derive(Clone, Copy)]
+pub(super) struct View<E> {
+    pub data: *const E,
+    pub strides: (usize, usize),
+}
+
+/// C (+)= A·B, where B is a part of a right factor that was laid out whole.
 #[derive(Clone, Copy)]
 pub(super) struct Product<E> {
     pub rows: usize,
     /// A multiple of [`Kernels::lanes`].
     pub cols: usize,
     pub depth: usize,
-    pub a: *const E,
-    /// How far apart in A the rows are, and the elements of a row.
-    pub a_strides: (usize, usize),
+    pub a: View<E>,
+    /// What [`Kernels::lay_out`] made of a factor of `whole` rows and columns.
     pub b: *const E,
-    pub b_stride: usize,
+    pub whole: (usize, usize),
+    /// The first row and column of the part, multiples of [`Kernels::lanes`].
+    pub from: (usize, usize),
     pub c: *mut E,
     pub c_stride: usize,
     pub add: bool,
+    /// Memory for [`Kernels::room`] elements.
+    pub room: *mut E,
 }
 
 /// One head's row of scores on its way back.
@@ -47,6 +59,24 @@ pub(super) struct Row<E> {
 pub struct Kernels<E: 'static> {
     /// What lengths of rows are rounded up to.
     pub(super) lanes: usize,
+    /// What numbers of rows of C are rounded up to: those beyond are written
+    /// too, with anything, or left as they are where a product adds to them.
+    pub(super) rows: usize,
+    /// Queries at least whose scores stand at once.
+    pub(super) queries: usize,
+    /// Scores that stand at once, unless those queries have more.
+    pub(super) scores: usize,
+    /// Keys that backward takes at once.
+    pub(super) keys: usize,
+    /// Elements of a right factor of so many rows and columns, laid out.
+    pub(super) laid_out: fn(usize, usize) -> usize,
+    /// Lays out a right factor of `(rows, columns)`.
+    pub(super) lay_out: unsafe fn(View<E>, (usize, usize), *mut E),
+    /// Elements of the memory that a product over so many rows of B needs.
+    pub(super) room: fn(usize) -> usize,
+    /// Sets a thread up for products, and undoes it.
+    pub(super) begin: fn(),
+    pub(super) end: fn(),
     pub(super) product: unsafe fn(Product<E>),
     /// e^(x − largest) in place over a multiple of `lanes`; returns the
     /// largest and the sum.
@@ -54,8 +84,16 @@ pub struct Kernels<E: 'static> {
     pub(super) backward: unsafe fn(Row<E>),
 }
 
-/// The loops for `f32` on this processor.
-pub fn kernels_f32() -> &'static Kernels<f32> {
+/// The loops for `f32` on this processor, for a segment of at least `rows`
+/// queries and keys and `work` multiply-adds for the scores of a query. These
+/// alone decide, so that a segment has the same bits whatever stands beside it.
+pub fn kernels_f32(rows: usize, work: usize) -> &'static Kernels<f32> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if let Some(kernels) = super::tiles::kernels(rows, work) {
+        return kernels;
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    let _ = (rows, work);
     #[cfg(target_arch = "x86_64")]
     match crate::level() {
         crate::Level::Avx512 => return avx512::KERNELS,
@@ -67,11 +105,57 @@ pub fn kernels_f32() -> &'static Kernels<f32> {
 
 /// The loops for any element in plain Rust.
 pub fn kernels_portable<E: Element>() -> &'static Kernels<E> {
-    &Kernels {
-        lanes: 8,
-        product: product::<E, Portable<E>>,
-        exponentials: exponentials::<E, Portable<E>>,
-        backward: backward::<E, Portable<E>>,
+    const { &reading::<E, 8>(product::<E, Portable<E>>, exponentials::<E, Portable<E>>, backward::<E, Portable<E>>) }
+}
+
+/// Kernels that read A as it lies, and of B rows of a multiple of `LANES`.
+const fn reading<E: Element, const LANES: usize>(
+    product: unsafe fn(Product<E>),
+    exponentials: unsafe fn(*mut E, usize) -> (E, E),
+    backward: unsafe fn(Row<E>),
+) -> Kernels<E> {
+    Kernels {
+        lanes: LANES,
+        rows: 1,
+        queries: 16,
+        // They stay in the cache nearest to a core, twice over in backward.
+        scores: 4096,
+        keys: usize::MAX,
+        laid_out: |rows, cols| rows * cols.next_multiple_of(LANES),
+        lay_out: lay_out::<E, LANES>,
+        room: |_| 0,
+        begin: || {},
+        end: || {},
+        product,
+        exponentials,
+        backward,
+    }
+}
+
+/// Rows of B end to end, each filled up with zeros.
+///
+/// # Safety
+/// `x` can be read for `(rows, cols)`, `to` is valid for what
+/// [`Kernels::laid_out`] says.
+unsafe fn lay_out<E: Element, const LANES: usize>(x: View<E>, (rows, cols): (usize, usize), to: *mut E) {
+    let padded = cols.next_multiple_of(LANES);
+    // SAFETY: the caller's duty; all places below are those named.
+    unsafe {
+        let at = |i: usize, j: usize| *x.data.add(i * x.strides.0 + j * x.strides.1);
+        // Columns that lie next to each other in memory are copied, else four
+        // rows of the memory are read side by side.
+        let fours = if x.strides.1 == 1 { 0 } else { cols / 4 * 4 };
+        for j in (0..fours).step_by(4) {
+            for i in 0..rows {
+                let to = to.add(i * padded + j);
+                (0..4).for_each(|n| *to.add(n) = at(i, j + n));
+            }
+        }
+        for i in 0..rows {
+            let to = to.add(i * padded);
+            (fours..cols).for_each(|j| *to.add(j) = at(i, j));
+            (cols..padded).for_each(|j| *to.add(j) = E::ZERO);
+        }
     }
 }
 
@@ -79,12 +163,12 @@ pub fn kernels_portable<E: Element>() -> &'static Kernels<E> {
 #[cfg(target_arch = "x86_64")]
 macro_rules! build {
     ($module:ident, $register:ident, $features:literal) => {
-        mod $module {
+        pub(super) mod $module {
             use super::{Kernels, Product, Row, Vector};
             use std::arch::x86_64::$register;
 
-            pub(super) const KERNELS: &Kernels<f32> =
-                &Kernels { lanes: <$register as Vector<f32>>::LANES, product, exponentials, backward };
+            pub(in super::super) const KERNELS: &Kernels<f32> =
+                &super::reading::<f32, { <$register as Vector<f32>>::LANES }>(product, exponentials, backward);
 
             #[target_feature(enable = $features)]
             unsafe fn product(p: Product<f32>) {
@@ -164,9 +248,10 @@ unsafe fn down<E: Element, V: Vector<E>, const WIDE: usize>(p: Product<E>, col: 
 unsafe fn tile<E: Element, V: Vector<E>, const HIGH: usize, const WIDE: usize>(p: Product<E>, row: usize, col: usize) {
     // SAFETY: the caller's duty.
     unsafe {
-        let (down, along) = p.a_strides;
+        let (down, along) = p.a.strides;
+        let b_stride = p.whole.1.next_multiple_of(V::LANES);
         let mut sums = [[V::splat(E::ZERO); WIDE]; HIGH];
-        let (mut a, mut b) = (p.a.add(row * down), p.b.add(col));
+        let (mut a, mut b) = (p.a.data.add(row * down), p.b.add(p.from.0 * b_stride + p.from.1 + col));
         for _ in 0..p.depth {
             let mut columns = [V::splat(E::ZERO); WIDE];
             for (j, column) in columns.iter_mut().enumerate() {
@@ -180,7 +265,7 @@ unsafe fn tile<E: Element, V: Vector<E>, const HIGH: usize, const WIDE: usize>(p
             }
             // Not to move past the end after the last step.
             a = a.wrapping_add(along);
-            b = b.wrapping_add(p.b_stride);
+            b = b.wrapping_add(b_stride);
         }
         for (i, sums) in sums.iter().enumerate() {
             for (j, sum) in sums.iter().enumerate() {
@@ -242,89 +327,6 @@ unsafe fn backward<E: Element, V: Vector<E>>(row: Row<E>) {
             }
             used.store(row.scores.add(i));
             weight.mul(gradient.sub(along)).store(row.gradients.add(i));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn all() -> Vec<&'static Kernels<f32>> {
-        let mut all = vec![kernels_portable::<f32>()];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if crate::level() >= crate::Level::Avx2 {
-                all.push(avx2::KERNELS);
-            }
-            if crate::level() >= crate::Level::Avx512 {
-                all.push(avx512::KERNELS);
-            }
-        }
-        all
-    }
-
-    fn values(len: usize, seed: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 37 + seed * 11) % 101) as f32 / 50.0 - 1.0).collect()
-    }
-
-    #[test]
-    fn products_of_every_shape_and_layout_match_the_definition() {
-        for kernels in all() {
-            for rows in [1, 2, 3, 4, 5, 7, 11, 16, 23] {
-                for (panels, depth) in [(1, 1), (2, 5), (3, 32), (5, 2)] {
-                    for (transposed, add) in [(false, false), (true, false), (false, true)] {
-                        let cols = panels * kernels.lanes;
-                        let (a, b) = (values(rows * depth, 1), values(depth * (cols + 3), 2));
-                        let mut c = values(rows * cols, 3);
-                        let before = c.clone();
-                        let strides = if transposed { (1, rows) } else { (depth, 1) };
-                        // SAFETY: the three hold what the product names.
-                        unsafe {
-                            (kernels.product)(Product {
-                                rows,
-                                cols,
-                                depth,
-                                a: a.as_ptr(),
-                                a_strides: strides,
-                                b: b.as_ptr(),
-                                b_stride: cols + 3,
-                                c: c.as_mut_ptr(),
-                                c_stride: cols,
-                                add,
-                            });
-                        }
-                        for i in 0..rows {
-                            for j in 0..cols {
-                                let terms =
-                                    (0..depth).map(|k| a[i * strides.0 + k * strides.1] * b[k * (cols + 3) + j]);
-                                let want = terms.sum::<f32>() + if add { before[i * cols + j] } else { 0.0 };
-                                assert!((c[i * cols + j] - want).abs() < 1e-5, "{rows} x {cols} x {depth}");
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn exponentials_of_hidden_scores_are_zero() {
-        for kernels in all() {
-            let len = 2 * kernels.lanes;
-            let mut x = values(len, 4);
-            x[3..].fill(f32::NEG_INFINITY);
-            let want: Vec<f32> = x.iter().map(|v| (v - x[..3].iter().copied().fold(-9.0, f32::max)).exp()).collect();
-            // SAFETY: `x` holds `len` elements.
-            let (_, sum) = unsafe { (kernels.exponentials)(x.as_mut_ptr(), len) };
-            assert!(x.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-6));
-            assert_eq!(x[3..], vec![0.0; len - 3]);
-            assert!((sum - want.iter().sum::<f32>()).abs() < 1e-6);
-            x.fill(f32::NEG_INFINITY);
-            // SAFETY: as above.
-            let (largest, sum) = unsafe { (kernels.exponentials)(x.as_mut_ptr(), len) };
-            assert_eq!((largest, sum), (f32::NEG_INFINITY, 0.0));
-            assert_eq!(x, vec![0.0; len]);
         }
     }
 }

@@ -11,15 +11,21 @@ mod backward;
 mod bias;
 mod forward;
 mod kernels;
+#[cfg(test)]
+mod kernels_tests;
 mod plan;
+mod products;
 #[cfg(test)]
 mod tests;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tiles;
 
 pub use kernels::{Kernels, kernels_f32, kernels_portable};
 
 use crate::parallel::{Shared, largest_first};
 use crate::{Element, EngineError, Offsets, Random, Result, Tape, Tensor, Var};
 use plan::{Columns, Plan};
+use products::{Products, Right};
 use std::sync::Arc;
 
 /// How attention is computed.
@@ -94,8 +100,7 @@ pub fn attention<E: Element>(
     let (mut out, mut log) = (Tensor::any(&[rows, plan.heads * plan.value_dim]), Tensor::any(&[rows, plan.heads]));
     let (o, l) = (Shared::new(out.data_mut()), Shared::new(log.data_mut()));
     let data = (q.data(), k.data(), v.data());
-    let scratch = || forward::Scratch::new(&plan);
-    largest_first(forward::tasks(&plan), ALONE, scratch, |scratch, task| {
+    largest_first(forward::tasks(&plan), ALONE, forward::Scratch::new, |scratch, task| {
         // SAFETY: tasks differ in their queries or in their head.
         unsafe { forward::run(&plan, scratch, task, data, o, l) };
     });
@@ -125,8 +130,7 @@ pub fn attention<E: Element>(
         };
         let saved =
             backward::Saved { q: q.data(), k: k.data(), v: v.data(), out: kept.data(), log: log.data(), d: d.data() };
-        let scratch = || backward::Scratch::new(&plan);
-        largest_first(backward::tasks(&plan), ALONE, scratch, |scratch, task| {
+        largest_first(backward::tasks(&plan), ALONE, backward::Scratch::new, |scratch, task| {
             // SAFETY: tasks differ in their segment or in their head of keys.
             unsafe { backward::run(&plan, scratch, task, &saved, &into) };
         });
@@ -181,20 +185,22 @@ pub fn attention_weights<E: Element>(
     }
     let (n, m) = (queries.length(segment), keys.length(segment));
     let mut out = Tensor::zeros(&[config.heads, n, m]);
-    let padded = plan.padded(m);
-    let (mut across, mut scaled) = (vec![E::ZERO; plan.dim * padded], vec![E::ZERO; n * plan.dim]);
+    let kernels = plan.kernels(segment);
+    let (mut products, mut across, mut scaled) = (Products::new(), Right::new(), vec![E::ZERO; n * plan.dim]);
+    products.begin(kernels);
     for head in 0..config.heads {
         let of_keys = Columns { head: head / plan.group(), heads: plan.kv_heads, dim: plan.dim };
-        of_keys.transpose(k.data(), keys.range(segment), &mut across, padded);
+        products.lay_out(of_keys.view(k.data(), keys.range(segment), true), &mut across);
         let of_queries = Columns { head, heads: plan.heads, dim: plan.dim };
         of_queries.copy(q.data(), queries.range(segment), plan.scale, &mut scaled, plan.dim);
-        for block in plan.blocks(segment, head, 0..n) {
+        for block in plan.blocks(segment, head, 0..n, 0..m) {
             let cols = block.span.len();
-            let mut scores = vec![E::ZERO; block.count * cols];
-            plan.scores(&block, &scaled[block.first * plan.dim..], plan.dim, &across, &mut scores);
-            for (i, row) in scores.chunks_exact_mut(cols.max(1)).enumerate() {
+            let mut scores = vec![E::ZERO; kernels.whole(block.count, cols)];
+            let own = &scaled[block.first * plan.dim..];
+            plan.scores(&mut products, &block, (own, plan.dim), (&across, 0), &mut scores);
+            for (i, row) in scores[..block.count * cols].chunks_exact_mut(cols.max(1)).enumerate() {
                 // SAFETY: a multiple of the lanes long.
-                let (_, sum) = unsafe { (plan.kernels.exponentials)(row.as_mut_ptr(), cols) };
+                let (_, sum) = unsafe { (kernels.exponentials)(row.as_mut_ptr(), cols) };
                 let to = &mut out.data_mut()[(head * n + block.first + i) * m..][..m];
                 for (t, e) in to[block.span.start.min(m)..].iter_mut().zip(row) {
                     *t = if sum > E::ZERO { *e / sum } else { E::ZERO };
@@ -202,5 +208,6 @@ pub fn attention_weights<E: Element>(
             }
         }
     }
+    products.end();
     Ok(out)
 }

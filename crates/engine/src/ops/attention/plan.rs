@@ -1,23 +1,19 @@
 //! What both passes of attention need to know beside the tensors.
 
 use super::bias::{Bias, Query};
-use super::kernels::{Kernels, Product};
+use super::kernels::Kernels;
+use super::products::{Products, Right, View};
 use super::{Attention, RelativeBias};
 use crate::ops::matrix;
 use crate::simd::vectorised;
 use crate::{Element, EngineError, Offsets, Random, Result, Var};
 use std::ops::Range;
 
-/// Scores that stand at once, unless a few rows are more: they stay in the
-/// cache nearest to a core, twice over in backward.
-const SCORES: usize = 4096;
-
 /// Keys whose dropout is decided together: sixteen positions of eight halves
 /// of a random word.
 const DROPPED: usize = 128;
 
 pub(super) struct Plan<E: Element> {
-    pub kernels: &'static Kernels<E>,
     pub heads: usize,
     pub kv_heads: usize,
     pub queries: Offsets,
@@ -86,7 +82,6 @@ impl<E: Element> Plan<E> {
             });
         }
         Ok(Self {
-            kernels: E::attention(),
             heads,
             kv_heads,
             queries: queries.clone(),
@@ -106,26 +101,34 @@ impl<E: Element> Plan<E> {
         self.heads / self.kv_heads
     }
 
-    pub fn padded(&self, len: usize) -> usize {
-        len.next_multiple_of(self.kernels.lanes)
-    }
-
-    /// Query rows whose scores stand at once for a number of keys.
-    pub fn block_rows(&self, keys: usize) -> usize {
-        (SCORES / self.padded(keys).max(1)).clamp(16, 128) / 8 * 8
-    }
-
-    /// The queries `range` of a head in blocks.
-    pub fn blocks(&self, segment: usize, head: usize, range: Range<usize>) -> impl Iterator<Item = Block> {
+    /// The loops for a segment.
+    pub fn kernels(&self, segment: usize) -> &'static Kernels<E> {
         let (n, m) = (self.queries.length(segment), self.keys.length(segment));
-        let rows = self.block_rows(m);
+        let within = self.window.map_or(m, |window| m.min(2 * window));
+        // Half of it for a causal query on average; what blocks waste counts too.
+        let seen = if self.causal { within / 3 } else { within };
+        E::attention(n.min(m), seen * self.dim.min(self.value_dim))
+    }
+
+    /// The queries `range` of a head in blocks, with those of `keys` that they
+    /// see; `keys` begin at a multiple of the lanes.
+    pub fn blocks(
+        &self,
+        segment: usize,
+        head: usize,
+        range: Range<usize>,
+        keys: Range<usize>,
+    ) -> impl Iterator<Item = Block> {
+        let (n, m) = (self.queries.length(segment), self.keys.length(segment));
+        let kernels = self.kernels(segment);
+        let rows = kernels.block_rows(keys.len());
         let end = range.end;
         range.step_by(rows).map(move |first| {
             let count = rows.min(end - first);
             // Later queries see from and to later keys.
             let (from, to) = (self.visible(n, m, first).start, self.visible(n, m, first + count - 1).end);
-            let from = from / self.kernels.lanes * self.kernels.lanes;
-            Block { segment, head, first, count, span: from..self.padded(to).max(from) }
+            let from = (from / kernels.lanes * kernels.lanes).clamp(keys.start, keys.end);
+            Block { segment, head, first, count, span: from..kernels.padded(to.min(keys.end)).max(from) }
         })
     }
 
@@ -146,28 +149,28 @@ impl<E: Element> Plan<E> {
 
     /// scale · Q·Kᵀ + bias at `[count, span]`, −∞ where a query does not see.
     ///
-    /// `q` holds the block's queries, scaled, `stride` apart; `keys` all keys
-    /// transposed, `[dim, padded keys]`.
-    pub fn scores(&self, block: &Block, q: &[E], stride: usize, keys: &[E], scores: &mut [E]) {
+    /// `q` holds the block's queries, scaled, `stride` apart; `keys` the keys
+    /// from `first` on, laid out as the columns of `[dim, keys]`.
+    pub fn scores(
+        &self,
+        products: &mut Products<E>,
+        block: &Block,
+        (q, stride): (&[E], usize),
+        (keys, first): (&Right<E>, usize),
+        scores: &mut [E],
+    ) {
         let (n, m) = (self.queries.length(block.segment), self.keys.length(block.segment));
-        let (cols, padded) = (block.span.len(), self.padded(m));
-        multiply(
-            self.kernels,
-            (block.count, cols, self.dim),
-            (q, stride, 1),
-            (&keys[block.span.start..], padded),
-            (scores, cols),
-            false,
-        );
+        let cols = block.span.len();
+        let queries = View::new(q, (block.count, self.dim), stride, false);
+        products.multiply(queries, (keys, (0, block.span.start - first)), cols, (scores, cols), false);
         for (i, row) in scores[..block.count * cols].chunks_exact_mut(cols.max(1)).enumerate() {
             if let Some(bias) = &self.bias {
-                let known = block.span.end.min(m) - block.span.start;
-                bias.add(self.query(block, i), self.first_key(block), &mut row[..known]);
+                bias.add(self.query(block, i), self.first_key(block), &mut row[..block.known(m)]);
             }
             let seen = self.visible(n, m, block.first + i);
-            let (from, to) = (seen.start - block.span.start.min(seen.start), seen.end.max(block.span.start));
-            row[..from.min(cols)].fill(E::NEG_INFINITY);
-            row[to - block.span.start..].fill(E::NEG_INFINITY);
+            let within = |key: usize| key.saturating_sub(block.span.start).min(cols);
+            row[..within(seen.start)].fill(E::NEG_INFINITY);
+            row[within(seen.end)..].fill(E::NEG_INFINITY);
         }
     }
 
@@ -176,7 +179,7 @@ impl<E: Element> Plan<E> {
     pub fn add_bias_gradients(&self, block: &Block, gradients: &[E], sums: &mut [E], mut gate: impl FnMut(usize, E)) {
         let Some(bias) = &self.bias else { return };
         let m = self.keys.length(block.segment);
-        let (cols, known) = (block.span.len(), block.span.end.min(m) - block.span.start.min(m));
+        let (cols, known) = (block.span.len(), block.known(m));
         for (i, row) in gradients[..block.count * cols].chunks_exact(cols.max(1)).enumerate() {
             let query = self.query(block, i);
             if bias.gates.is_some() {
@@ -211,7 +214,14 @@ impl<E: Element> Plan<E> {
 
     /// The room for [`Plan::mask`] over so many keys.
     pub fn mask_room(&self, keys: usize) -> usize {
-        if self.dropout.is_some() { self.padded(keys).next_multiple_of(DROPPED) + DROPPED } else { 0 }
+        if self.dropout.is_some() { keys.next_multiple_of(DROPPED) + DROPPED } else { 0 }
+    }
+}
+
+impl Block {
+    /// How many of the span's places are keys, of `keys` in all.
+    pub fn known(&self, keys: usize) -> usize {
+        self.span.end.min(keys) - self.span.start.min(keys)
     }
 }
 
@@ -227,41 +237,6 @@ impl Dropout {
     /// What kept weights are multiplied by.
     fn factor(self) -> f64 {
         65_536.0 / (65_536.0 - f64::from(self.below))
-    }
-}
-
-/// C (+)= A·B with the bounds checked: `(rows, cols, depth)`, A with the
-/// strides of its rows and within them, B and C with those of their rows.
-pub(super) fn multiply<E: Element>(
-    kernels: &Kernels<E>,
-    (rows, cols, depth): (usize, usize, usize),
-    a: (&[E], usize, usize),
-    b: (&[E], usize),
-    c: (&mut [E], usize),
-    add: bool,
-) {
-    if rows == 0 || cols == 0 {
-        return;
-    }
-    let reach = |rows: usize, stride: usize, len: usize| (rows.max(1) - 1) * stride + len;
-    assert!(cols.is_multiple_of(kernels.lanes) && c.1 >= cols, "rows are padded");
-    assert!(reach(rows, c.1, cols) <= c.0.len(), "C reaches beyond its data");
-    assert!(depth == 0 || reach(depth, b.1, cols) <= b.0.len(), "B reaches beyond its data");
-    assert!(depth == 0 || reach(rows, a.1, reach(depth, a.2, 1)) <= a.0.len(), "A reaches beyond its data");
-    // SAFETY: all that the product reads and writes was checked above.
-    unsafe {
-        (kernels.product)(Product {
-            rows,
-            cols,
-            depth,
-            a: a.0.as_ptr(),
-            a_strides: (a.1, a.2),
-            b: b.0.as_ptr(),
-            b_stride: b.1,
-            c: c.0.as_mut_ptr(),
-            c_stride: c.1,
-            add,
-        });
     }
 }
 
@@ -289,27 +264,11 @@ impl Columns {
         }
     }
 
-    /// to ← the rows as columns, `[dim, padded]`, zeros at the ends.
-    pub fn transpose<E: Element>(self, x: &[E], rows: Range<usize>, to: &mut [E], padded: usize) {
-        let count = rows.len();
-        let whole = count / 4 * 4;
-        for i in (0..whole).step_by(4) {
-            let four = [0, 1, 2, 3].map(|r| self.of(x, rows.start + i + r));
-            for d in 0..self.dim {
-                let to = &mut to[d * padded + i..][..4];
-                for (t, row) in to.iter_mut().zip(four) {
-                    *t = row[d];
-                }
-            }
-        }
-        for d in 0..self.dim {
-            let line = &mut to[d * padded..][..padded];
-            let (known, rest) = line.split_at_mut(count);
-            for (i, t) in known.iter_mut().enumerate().skip(whole) {
-                *t = self.of(x, rows.start + i)[d];
-            }
-            rest.fill(E::ZERO);
-        }
+    /// The rows, and with `true` their transpose.
+    pub fn view<E>(self, x: &[E], rows: Range<usize>, across: bool) -> View<'_, E> {
+        let stride = self.heads * self.dim;
+        let first = rows.start * stride + self.head * self.dim;
+        View::new(x.get(first..).unwrap_or_default(), (rows.len(), self.dim), stride, across)
     }
 }
 

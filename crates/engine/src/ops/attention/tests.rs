@@ -256,6 +256,69 @@ fn long_segments_in_f32_follow_f64_and_threads_do_not_change_bits() -> Result<()
     Ok(())
 }
 
+/// Result and gradients of attention over long segments of 2 heads of 40 and
+/// values of 72, in one precision.
+fn long<E: Element>(c: &Attention, (o, cross): (&Offsets, &Offsets), biased: bool) -> Result<Vec<Vec<f64>>> {
+    let (queries, keys) = (o.total(), cross.total());
+    let dims = [[queries, 80], [keys, c.kv_heads * 40], [keys, c.kv_heads * 72], [41, 2], [queries, 2]];
+    let tape = Tape::<E>::new();
+    let x = dims.map(|dims| tape.input(random(&dims, &format!("{dims:?}")).cast()));
+    let entries = (0..41).collect();
+    let bias = RelativeBias { table: &x[3], entries, zero: 20, places: None, gates: Some(&x[4]) };
+    let y = attention(&tape, (&x[0], &x[1], &x[2]), (o, cross), c, biased.then_some(&bias))?;
+    let g = tape.backward_from(&y, random(&[queries, 144], "d").cast())?;
+    let mut found = vec![y.into_value()];
+    found.extend(x[..if biased { 5 } else { 3 }].iter().map(|x| g.of(x).expect("a gradient").clone()));
+    Ok(found.iter().map(|t| t.data().iter().map(|v| v.to_f64()).collect()).collect())
+}
+
+#[test]
+fn long_segments_and_all_their_gradients_follow_f64_for_any_number_of_threads() -> Result<()> {
+    // Longer than a run of keys, just long enough for tiles, none, short.
+    let (o, cross) = (Offsets::from_lengths([600, 130, 0, 20]), Offsets::from_lengths([1100, 150, 3, 0]));
+    let plain = Attention::new(2);
+    let forms = [
+        (plain.clone(), &o, &o, false),
+        (plain.clone(), &o, &cross, true),
+        (Attention { causal: true, ..plain.clone() }, &o, &o, true),
+        (Attention { kv_heads: 1, dropout: Some((0.3, Random::new(2))), ..plain.clone() }, &o, &cross, false),
+        (Attention { causal: true, window: Some(200), kv_heads: 1, ..plain.clone() }, &o, &cross, false),
+        (Attention { window: Some(100), ..plain }, &cross, &o, true),
+    ];
+    for (c, queries, keys, biased) in forms {
+        let wide = long::<f64>(&c, (queries, keys), biased)?;
+        let run = |threads| with_threads(threads, || long::<f32>(&c, (queries, keys), biased)).expect("threads start");
+        let found = run(1)?;
+        for (i, (f, w)) in found.iter().zip(&wide).enumerate() {
+            let largest = w.iter().fold(0.0_f64, |m, w| m.max(w.abs()));
+            let off = f.iter().zip(w).fold(0.0_f64, |m, (f, w)| m.max((f - w).abs()));
+            assert!(off < 1e-5 * largest, "{c:?}, {i}: off by {off} of {largest}");
+        }
+        assert!(run(2)? == found && run(3)? == found, "{c:?}: other bits on more threads");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_segment_has_the_same_bits_alone_and_among_others() -> Result<()> {
+    let run = |lengths: &[usize], first: usize| -> Result<Vec<f32>> {
+        let (o, rows) = (Offsets::from_lengths(lengths.iter().copied()), 450);
+        let [q, k, v] = ["q", "k", "v"].map(|name| {
+            let all = random(&[rows, 128], name).cast::<f32>();
+            let part = &all.data()[first * 128..][..o.total() * 128];
+            Var::constant(Tensor::from_slice(&[o.total(), 128], part).expect("the part's size"))
+        });
+        Ok(attention(&Tape::inference(), (&q, &k, &v), (&o, &o), &Attention::new(2), None)?
+            .into_value()
+            .data()
+            .to_vec())
+    };
+    let all = run(&[30, 200, 220], 0)?;
+    assert!(run(&[200], 30)? == all[30 * 128..230 * 128]);
+    assert!(run(&[220], 230)? == all[230 * 128..]);
+    Ok(())
+}
+
 #[test]
 fn huge_scores_stay_finite() -> Result<()> {
     let o = Offsets::from_lengths([3]);
