@@ -104,7 +104,7 @@ impl<E: Element> Plan<E> {
     /// The loops for a segment.
     pub fn kernels(&self, segment: usize) -> &'static Kernels<E> {
         let (n, m) = (self.queries.length(segment), self.keys.length(segment));
-        let within = self.window.map_or(m, |window| m.min(2 * window));
+        let within = self.window.map_or(m, |window| m.min(window.saturating_mul(2)));
         // Half of it for a causal query on average; what blocks waste counts too.
         let seen = if self.causal { within / 3 } else { within };
         E::attention(n.min(m), seen * self.dim.min(self.value_dim))

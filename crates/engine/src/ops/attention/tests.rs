@@ -342,6 +342,17 @@ fn weights_of_a_row_sum_to_one() -> Result<()> {
 }
 
 #[test]
+fn weights_of_a_long_segment_follow_f64() -> Result<()> {
+    let (c, o) = (Attention::new(2), Offsets::from_lengths([30, 170]));
+    let [q, k] = ["q", "k"].map(|name| random(&[200, 128], name));
+    let wide = attention_weights((&Var::constant(q.clone()), &Var::constant(k.clone())), (&o, &o), &c, 1)?;
+    let [q, k] = [q, k].map(|t| Var::constant(t.cast::<f32>()));
+    let found = attention_weights((&q, &k), (&o, &o), &c, 1)?;
+    assert!(found.data().iter().zip(wide.data()).all(|(f, w)| (f64::from(*f) - w).abs() < 1e-6));
+    Ok(())
+}
+
+#[test]
 fn offsets_that_do_not_fit_are_refused() {
     let x = Var::constant(Tensor::<f32>::zeros(&[4, 4]));
     let (good, bad) = (Offsets::from_lengths([4]), Offsets::from_lengths([2, 2]));
