@@ -27,6 +27,8 @@ const LEAST_DEPTH: usize = 32;
 /// The longest slice of the inner dimension: the columns in hand stay in the
 /// first-level cache while all rows pass.
 const SLICE: usize = 1024;
+/// Slices from which on all columns that come next are asked for in turn.
+const LONG: usize = 512;
 /// Sums that are made of registers together: one for each row of a tile.
 const LANES: usize = 4;
 /// Columns times tiles at most: eight tiles of six or eleven of four columns.
@@ -123,14 +125,18 @@ impl Work<'_> {
         let slice = k.div_ceil(k.div_ceil(SLICE)).next_multiple_of(16);
         let tiles = m.div_ceil(V::ROWS);
         let (short, longer) = (m / tiles, m % tiles);
-        // Each tile asks for its part of the columns that come next.
+        // Each tile asks for its part of what comes next: some of the columns,
+        // or where they are long some of each, since memory answers many runs
+        // at a time sooner than a few.
         let ahead = V::COLS.div_ceil(tiles);
+        let in_turn = slice >= LONG;
         let mut sums = [[0.0_f32; LANES]; MOST_SUMS];
         for from in (0..k).step_by(slice) {
             let depth = slice.min(k - from);
             // What is read after this: the next slice, or columns.
             let (next_col, next_from) = if from + depth < k { (first, from + depth) } else { (first + count, 0) };
             let next = self.b.data.as_ptr().wrapping_add(next_col * self.b.col_stride + next_from);
+            let part = (depth / 16).div_ceil(tiles) * 16;
             let mut row = 0;
             for tile in 0..tiles {
                 let rows = short + usize::from(tile < longer);
@@ -141,7 +147,8 @@ impl Work<'_> {
                     b: unsafe { self.b.data.as_ptr().add(first * self.b.col_stride + from) },
                     strides: (self.a.row_stride, self.b.col_stride),
                     depth,
-                    next: next.wrapping_add(tile * ahead * self.b.col_stride),
+                    next: next.wrapping_add(tile * if in_turn { part } else { ahead * self.b.col_stride }),
+                    in_turn,
                 };
                 let to = &mut sums[tile * V::COLS..][..V::COLS];
                 // SAFETY: the caller's duty; they lie in A and B over the depth.
@@ -170,8 +177,9 @@ struct Factors {
     /// From one row, one column to the next.
     strides: (usize, usize),
     depth: usize,
-    /// Columns to ask for meanwhile.
+    /// Columns to ask for meanwhile, all of them in turn or only a few.
     next: *const f32,
+    in_turn: bool,
 }
 
 /// A register of partial sums.
@@ -215,12 +223,16 @@ trait Vector: Copy {
     unsafe fn tile(size: (usize, usize, usize), factors: &Factors, to: &mut [[f32; LANES]]);
 }
 
-/// A tile of `R` rows and `C` columns.
+/// A tile of `R` rows and `C` columns. Meanwhile `AHEAD` columns at a time are
+/// asked for, of `TURNS` in turn.
 ///
 /// # Safety
 /// As [`Vector::tile`].
 #[inline(always)]
-unsafe fn tile<V: Vector, const R: usize, const C: usize, const AHEAD: usize>(f: &Factors, to: &mut [[f32; LANES]]) {
+unsafe fn tile<V: Vector, const R: usize, const C: usize, const AHEAD: usize, const TURNS: usize>(
+    f: &Factors,
+    to: &mut [[f32; LANES]],
+) {
     let (along_a, along_b) = f.strides;
     // SAFETY: the caller's duty: `R` rows and `C` columns are valid over the
     // depth; asking for what is not there does nothing.
@@ -230,11 +242,16 @@ unsafe fn tile<V: Vector, const R: usize, const C: usize, const AHEAD: usize>(f:
         let whole = steps * V::WIDTH;
         let mut next = f.next;
         let (mut at_a, mut at_b) = (f.a, f.b);
+        let mut turn = 0;
         for _ in 0..steps {
             for ahead in 0..AHEAD {
-                _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(ahead * along_b).cast());
+                _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add((turn + ahead) * along_b).cast());
             }
-            next = next.wrapping_add(V::WIDTH);
+            turn += AHEAD;
+            if turn >= TURNS {
+                turn = 0;
+                next = next.wrapping_add(V::WIDTH);
+            }
             let mut a = [V::zero(); R];
             for (r, a) in a.iter_mut().enumerate() {
                 *a = V::load(at_a.add(r * along_a));
@@ -267,13 +284,20 @@ unsafe fn tile<V: Vector, const R: usize, const C: usize, const AHEAD: usize>(f:
 macro_rules! by_size {
     ($vector:ty, $features:literal, $size:expr, $factors:expr, $to:expr, $($rows:literal $cols:literal $ahead:literal),*) => {{
         #[target_feature(enable = $features)]
-        unsafe fn built<const R: usize, const C: usize, const AHEAD: usize>(f: &Factors, to: &mut [[f32; LANES]]) {
+        unsafe fn built<const R: usize, const C: usize, const AHEAD: usize, const TURNS: usize>(
+            f: &Factors,
+            to: &mut [[f32; LANES]],
+        ) {
             // SAFETY: the caller's duty.
-            unsafe { tile::<$vector, R, C, AHEAD>(f, to) }
+            unsafe { tile::<$vector, R, C, AHEAD, TURNS>(f, to) }
         }
         match $size {
             // SAFETY: the caller's duty.
-            $(($rows, $cols, $ahead) => unsafe { built::<$rows, $cols, $ahead>($factors, $to) },)*
+            $(($rows, $cols, $ahead) if $factors.in_turn => unsafe {
+                built::<$rows, $cols, $ahead, { <$vector as Vector>::COLS }>($factors, $to)
+            },
+            // SAFETY: as above.
+            ($rows, $cols, $ahead) => unsafe { built::<$rows, $cols, $ahead, $ahead>($factors, $to) },)*
             other => unreachable!("no tile of {other:?}"),
         }
     }};
