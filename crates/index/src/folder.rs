@@ -87,24 +87,30 @@ fn chosen(index: &Index, wanted: &Wanted<'_>) -> Result<Option<RowSet>> {
 /// A writer, and what was there before.
 pub(crate) struct FolderWriter {
     writer: Writer,
-    before: Index,
+    /// None once it was finished: a large index does not stand in memory twice.
+    before: Option<Index>,
 }
 
 impl FolderWriter {
     pub(crate) fn open(folder: &Path, settings: &Settings) -> Result<Self> {
         let mut writer = Writer::open(folder, settings)?;
         let before = writer.committed()?;
-        Ok(Self { writer, before })
+        Ok(Self { writer, before: Some(before) })
+    }
+
+    fn before(&self) -> Result<&Index> {
+        let ended = || IndexError::Vector { problem: "is asked for after the index was finished".into() };
+        self.before.as_ref().ok_or_else(ended)
     }
 }
 
 impl StoreWriter for FolderWriter {
     fn known(&mut self, each: &mut dyn FnMut(usize, Entry) -> Result<()>) -> Result<()> {
-        self.before.each_entry(each)
+        self.before()?.each_entry(each)
     }
 
     fn vector(&mut self, position: usize) -> Result<Vec<f32>> {
-        Ok(self.before.vector(position).to_vec())
+        Ok(self.before()?.vector(position).to_vec())
     }
 
     fn add(&mut self, vector: &[f32], entry: &Entry) -> Result<()> {
@@ -120,6 +126,7 @@ impl StoreWriter for FolderWriter {
     }
 
     fn finish(&mut self, finish: &Finish, watch: &mut dyn FnMut(usize, usize)) -> Result<Finished> {
+        self.before = None;
         self.writer.finish_watched(finish, watch)
     }
 }

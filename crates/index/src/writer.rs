@@ -194,6 +194,8 @@ impl Writer {
         let mut index = self.committed()?;
         if index.deleted.len() > index.len() {
             self.compact(&index)?;
+            // Before the new one is read, so that not both stand in memory.
+            drop(index);
             index = self.committed()?;
         }
         let rows = index.rows();

@@ -4,7 +4,15 @@
 //! edges per vector, some of them long because a neighbour is left out where
 //! another one leads towards it. A search keeps the best `beam` vectors that it
 //! has seen and always looks at the neighbours of the best one that it has not
-//! yet looked at. Vectors are added in batches as in ParlayANN (Manohar et al.
+//! yet looked at.
+//!
+//! Where vectors lie in many narrow clusters, the edges of a full cluster stay
+//! within it, and a walk from outside may never find it. So a search begins, as
+//! in HNSW (Malkov & Yashunin 2018), in sparser layers: the graph as it was when
+//! a sixteenth of the vectors were in it, and a sixteenth of these, and so on.
+//! Each says where to begin in the next.
+//!
+//! Vectors are added in batches as in ParlayANN (Manohar et al.
 //! 2024): each of a batch searches the graph as it was before the batch, then
 //! the edges back are added target by target. So a graph is the same for any
 //! number of threads.
@@ -12,12 +20,14 @@
 //! Vectors must have length 1: similarity is the inner product, and
 //! `1 - similarity`, half the squared distance, decides about edges.
 
-use crate::{Hit, IndexError, Result};
+mod file;
+mod walk;
+
+use crate::Hit;
 use rayon::prelude::*;
 use sensorium_engine::Random;
-use sensorium_engine::similarity::{dot, dot_four};
-use std::io::{Read, Write};
-use std::path::Path;
+use sensorium_engine::similarity::dot;
+use walk::{Aim, Links, Seen, walk};
 
 /// Edges that a vector gets, and room for those that others add before the
 /// best are chosen again.
@@ -33,50 +43,44 @@ const BATCH_PART: usize = 8;
 const BATCH: usize = 4096;
 /// The empty slot.
 const NONE: u32 = u32::MAX;
-const MAGIC: &[u8; 8] = b"SNSRMGR1";
+/// A layer has one of so many vectors of the next, and at least so many.
+const SPARSER: usize = 16;
+const LAYER: usize = 256;
+/// The beam in a layer, and how many of the best a search begins with in the next.
+const LAYER_BEAM: usize = 16;
+const STARTS: usize = 4;
+/// A graph that grows to more than so many times what it was made of is made anew:
+/// its layers are too sparse then.
+const REMADE: usize = 2;
 
 /// A graph over the first `rows` vectors of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Graph {
     rows: usize,
+    /// The vectors that it was made of; the others were added to it.
+    made: usize,
     /// Where searches begin.
     entry: u32,
+    /// The sparsest first.
+    layers: Vec<Layer>,
     /// `[rows, SLOTS]`, empty slots last.
     edges: Vec<u32>,
 }
 
-/// What a search has seen, kept between searches.
-#[derive(Debug, Default)]
-struct Seen {
-    words: Vec<u64>,
-    touched: Vec<u32>,
-}
-
-impl Seen {
-    fn begin(&mut self, rows: usize) {
-        self.words.resize(rows.div_ceil(64), 0);
-        for at in self.touched.drain(..) {
-            self.words[at as usize / 64] = 0;
-        }
-    }
-
-    /// False where it was seen before.
-    fn insert(&mut self, at: u32) -> bool {
-        let (word, bit) = (&mut self.words[at as usize / 64], 1 << (at % 64));
-        let new = *word & bit == 0;
-        if new {
-            *word |= bit;
-            self.touched.push(at);
-        }
-        new
-    }
+/// The graph as it was when these were in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Layer {
+    /// Ascending.
+    members: Vec<u32>,
+    /// `[members, SLOTS]`, empty slots last.
+    edges: Vec<u32>,
 }
 
 impl Graph {
     /// A graph over all vectors of `[rows, dim]`; `watch` is told how many are
     /// in it.
     pub fn build(vectors: &[f32], dim: usize, watch: &mut dyn FnMut(usize)) -> Self {
-        let mut graph = Self { rows: 0, entry: 0, edges: Vec::new() };
+        let mut graph = Self { rows: 0, made: 0, entry: 0, layers: Vec::new(), edges: Vec::new() };
         graph.extend(vectors, dim, watch);
         graph
     }
@@ -91,31 +95,50 @@ impl Graph {
         self.rows == 0
     }
 
-    /// Adds the vectors that follow those in the graph.
+    /// Adds the vectors that follow those in the graph; it is made anew where they
+    /// are more than those.
     pub fn extend(&mut self, vectors: &[f32], dim: usize, watch: &mut dyn FnMut(usize)) {
-        let (first, rows) = (self.rows, vectors.len() / dim.max(1));
-        if rows <= first {
+        let rows = vectors.len() / dim.max(1);
+        if rows <= self.rows {
             return;
         }
+        let fresh = rows > REMADE * self.made;
+        if fresh {
+            *self = Self { rows: 0, made: rows, entry: 0, layers: Vec::new(), edges: Vec::new() };
+        }
+        let first = self.rows;
         // In the order of a table neighbours often stand side by side; mixed,
         // each batch covers everything.
         let order = Random::new(rows as u64).purpose("graph").permutation(rows - first);
         let order: Vec<u32> = order.into_iter().map(|at| (first + at) as u32).collect();
         self.edges.resize(rows * SLOTS, NONE);
         self.rows = rows;
-        let (mut done, fresh) = (0, first == 0);
+        let layers = if fresh { layers(rows) } else { Vec::new() };
+        let mut done = 0;
         if fresh {
             (self.entry, done) = (order[0], 1);
         }
         while done < order.len() {
-            let batch = ((first + done) / BATCH_PART).clamp(1, BATCH).min(order.len() - done);
+            let until = layers.iter().copied().find(|layer| *layer > done).unwrap_or(order.len());
+            let batch = ((first + done) / BATCH_PART).clamp(1, BATCH).min(until - done);
             self.insert(vectors, dim, &order[done..done + batch]);
             done += batch;
+            if layers.contains(&done) {
+                self.keep_layer(&order[..done]);
+            }
             watch(first + done);
         }
-        if fresh {
+        if fresh && self.layers.is_empty() {
             self.entry = middle(vectors, dim);
         }
+    }
+
+    /// Keeps the edges that the graph has now.
+    fn keep_layer(&mut self, members: &[u32]) {
+        let mut members = members.to_vec();
+        members.sort_unstable();
+        let edges = members.iter().flat_map(|at| &self.edges[*at as usize * SLOTS..][..SLOTS]).copied().collect();
+        self.layers.push(Layer { members, edges });
     }
 
     fn insert(&mut self, vectors: &[f32], dim: usize, batch: &[u32]) {
@@ -124,7 +147,7 @@ impl Graph {
             .par_iter()
             .with_max_len(16)
             .map_init(Seen::default, |seen, &at| {
-                let near = self.walk(vectors, dim, vector(at), BUILD_BEAM, seen);
+                let near = self.nearest(Aim { vectors, dim, query: vector(at) }, BUILD_BEAM, seen);
                 choose(near, &vector)
             })
             .collect();
@@ -140,7 +163,7 @@ impl Graph {
             .with_max_len(16)
             .map(|group| {
                 let target = group[0].0;
-                let mut neighbours: Vec<u32> = self.neighbours(target).collect();
+                let mut neighbours: Vec<u32> = self.links().of(target).collect();
                 neighbours.extend(group.iter().map(|(_, from)| *from));
                 if neighbours.len() <= SLOTS {
                     return neighbours;
@@ -158,8 +181,8 @@ impl Graph {
         }
     }
 
-    fn neighbours(&self, at: u32) -> impl Iterator<Item = u32> + '_ {
-        self.edges[at as usize * SLOTS..][..SLOTS].iter().copied().take_while(|to| *to != NONE)
+    fn links(&self) -> Links<'_> {
+        Links { members: None, edges: &self.edges }
     }
 
     fn set(&mut self, at: u32, neighbours: &[u32]) {
@@ -168,36 +191,15 @@ impl Graph {
         slots[..neighbours.len()].copy_from_slice(neighbours);
     }
 
-    /// The best `beam` vectors that a walk towards a query comes upon, the
-    /// best first.
-    fn walk(&self, vectors: &[f32], dim: usize, query: &[f32], beam: usize, seen: &mut Seen) -> Vec<Hit> {
-        seen.begin(self.rows);
-        let hit = |at: u32| Hit { position: at as usize, score: dot(query, &vectors[at as usize * dim..][..dim]) };
-        seen.insert(self.entry);
-        // Sorted; the flag says whether its neighbours were looked at.
-        let mut best: Vec<(Hit, bool)> = vec![(hit(self.entry), false)];
-        let (mut next, mut new) = (0, Vec::with_capacity(SLOTS));
-        while let Some((from, looked)) = best.get_mut(next) {
-            if std::mem::replace(looked, true) {
-                next += 1;
-                continue;
-            }
-            let from = from.position as u32;
-            new.clear();
-            new.extend(self.neighbours(from).filter(|to| seen.insert(*to)));
-            for hit in hits(query, vectors, dim, &new) {
-                if best.len() == beam && !best.last().is_some_and(|worst| hit.is_before(&worst.0)) {
-                    continue;
-                }
-                let at = best.partition_point(|other| other.0.is_before(&hit));
-                if best.len() == beam {
-                    best.pop();
-                }
-                best.insert(at, (hit, false));
-                next = next.min(at);
-            }
+    /// The best `beam` vectors that a walk comes upon, through all layers.
+    fn nearest(&self, aim: Aim<'_>, beam: usize, seen: &mut Seen) -> Vec<Hit> {
+        let mut starts = vec![self.entry];
+        for layer in &self.layers {
+            let links = Links { members: Some(&layer.members), edges: &layer.edges };
+            let found = walk(links, aim, &starts, LAYER_BEAM, seen);
+            starts = found.iter().take(STARTS).map(|hit| hit.position as u32).collect();
         }
-        best.into_iter().map(|(hit, _)| hit).collect()
+        walk(self.links(), aim, &starts, beam, seen)
     }
 
     /// About the `top` vectors most similar to each query of `[queries, dim]`;
@@ -217,49 +219,21 @@ impl Graph {
         queries
             .par_chunks_exact(dim)
             .map_init(Seen::default, |seen, query| {
-                let mut hits = self.walk(vectors, dim, query, beam.max(top).max(1), seen);
+                let mut hits = self.nearest(Aim { vectors, dim, query }, beam.max(top).max(1), seen);
                 hits.retain(|hit| wanted(hit.position));
                 hits.truncate(top);
                 hits
             })
             .collect()
     }
+}
 
-    pub(crate) fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
-        out.write_all(MAGIC)?;
-        out.write_all(&(self.rows as u64).to_le_bytes())?;
-        out.write_all(&self.entry.to_le_bytes())?;
-        for edges in self.edges.chunks(1 << 14) {
-            let bytes: Vec<u8> = edges.iter().flat_map(|e| e.to_le_bytes()).collect();
-            out.write_all(&bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Reads a graph over at most `rows` vectors. Every edge is checked.
-    pub(crate) fn read(path: &Path, bytes: &mut impl Read, length: u64, rows: usize) -> Result<Self> {
-        let io = IndexError::io("read", path);
-        let mut head = [0; 20];
-        bytes.read_exact(&mut head).map_err(&io)?;
-        let number = |b: &[u8]| b.iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
-        let (own, entry) = (number(&head[8..16]), number(&head[16..]) as u32);
-        if head[..8] != *MAGIC
-            || own > rows as u64
-            || own.checked_mul(4 * SLOTS as u64).and_then(|n| n.checked_add(20)) != Some(length)
-        {
-            return Err(IndexError::damaged(path, "it is no graph over this index"));
-        }
-        let edges = crate::files::read_words(bytes, own as usize * SLOTS).map_err(&io)?;
-        let own = own as usize;
-        let fits = |slots: &[u32]| {
-            let used = slots.iter().take_while(|e| **e != NONE).count();
-            slots[..used].iter().all(|e| (*e as usize) < own) && slots[used..].iter().all(|e| *e == NONE)
-        };
-        if (own > 0 && entry as usize >= own) || !edges.par_chunks(SLOTS).all(fits) {
-            return Err(IndexError::damaged(path, "an edge leads nowhere"));
-        }
-        Ok(Self { rows: own, entry, edges })
-    }
+/// The sizes of the layers of so many vectors, the sparsest first.
+fn layers(rows: usize) -> Vec<usize> {
+    let mut sizes: Vec<usize> =
+        std::iter::successors(Some(rows / SPARSER), |size| Some(size / SPARSER)).take_while(|n| *n >= LAYER).collect();
+    sizes.reverse();
+    sizes
 }
 
 /// The vector nearest to the mean of all.
@@ -270,15 +244,6 @@ fn middle(vectors: &[f32], dim: usize) -> u32 {
     }
     let mean: Vec<f32> = mean.into_iter().map(|m| (m / (vectors.len() / dim) as f64) as f32).collect();
     crate::exact::search(vectors, dim, &mean, 1, |_| true)[0].first().map_or(0, |hit| hit.position as u32)
-}
-
-/// A query against some of the vectors, in their order, four at a time.
-fn hits<'v>(query: &'v [f32], vectors: &'v [f32], dim: usize, of: &'v [u32]) -> impl Iterator<Item = Hit> + 'v {
-    let vector = move |at: u32| &vectors[at as usize * dim..][..dim];
-    let hit = |(at, score): (&u32, f32)| Hit { position: *at as usize, score };
-    let (fours, rest) = of.as_chunks::<4>();
-    let together = fours.iter().flat_map(move |four| four.iter().zip(dot_four(query, four.map(vector))).map(hit));
-    together.chain(rest.iter().map(move |at| hit((at, dot(query, vector(*at))))))
 }
 
 /// Of candidates, the best first, those to link to: each unless one chosen
@@ -305,7 +270,7 @@ mod tests {
     use sensorium_engine::with_threads;
 
     /// Unit vectors in clusters, as embeddings are.
-    fn clustered(rows: usize, dim: usize) -> Vec<f32> {
+    pub(super) fn clustered(rows: usize, dim: usize) -> Vec<f32> {
         let r = Random::new(3);
         let mut vectors = Vec::with_capacity(rows * dim);
         for row in 0..rows as u64 {
@@ -363,19 +328,34 @@ mod tests {
     }
 
     #[test]
-    fn broken_files_are_refused() {
-        let vectors = clustered(100, 8);
-        let graph = Graph::build(&vectors, 8, &mut |_| {});
-        let mut bytes = Vec::new();
-        graph.write(&mut bytes).unwrap();
-        let read = |bytes: &[u8], rows| Graph::read(Path::new("g"), &mut &bytes[..], bytes.len() as u64, rows);
-        assert_eq!(read(&bytes, 100).unwrap(), graph);
-        assert!(read(&bytes, 99).is_err());
-        assert!(read(&bytes[..bytes.len() - 4], 100).is_err());
-        for (at, value) in [(0, 0), (8, 0xff), (15, 0xff), (16, 100), (20, 101), (27, 0x7f)] {
-            let mut broken = bytes.clone();
-            broken[at] = value;
-            assert!(read(&broken, 100).is_err(), "byte {at}");
-        }
+    fn narrow_clusters_that_fill_up_are_still_found() {
+        // 100 clusters of 120 in all directions alike. Without layers a third of the queries do not find theirs.
+        let dim = 192;
+        let r = Random::new(7);
+        let unit = |values: Vec<f64>| {
+            let norm = values.iter().map(|x| x * x).sum::<f64>().sqrt();
+            values.into_iter().map(move |x| (x / norm) as f32)
+        };
+        let row = |row: u64, cluster: u64| {
+            let (centre, own) = (r.purpose("centre").at_step(cluster), r.purpose("own").at_step(row));
+            unit((0..dim as u64).map(|i| centre.normal(i) + 0.25 * own.normal(i)).collect())
+        };
+        let vectors: Vec<f32> = (0..12_000).flat_map(|at| row(at, at % 100)).collect();
+        let queries: Vec<f32> = (0..300).flat_map(|at| row(20_000 + at, at % 100)).collect();
+        let graph = Graph::build(&vectors, dim, &mut |_| {});
+        assert_eq!(graph.layers.iter().map(|layer| layer.members.len()).collect::<Vec<_>>(), [750]);
+        let found = recall(&graph, &vectors, dim, &queries);
+        assert!(found > 0.99, "{found}");
+    }
+
+    #[test]
+    fn what_doubles_is_made_anew_and_else_keeps_its_layers() {
+        let vectors = clustered(9000, 8);
+        let mut graph = Graph::build(&vectors[..4200 * 8], 8, &mut |_| {});
+        let layers = graph.layers.clone();
+        graph.extend(&vectors[..8400 * 8], 8, &mut |_| {});
+        assert_eq!((graph.len(), &graph.layers), (8400, &layers));
+        graph.extend(&vectors, 8, &mut |_| {});
+        assert_eq!(graph, Graph::build(&vectors, 8, &mut |_| {}));
     }
 }
