@@ -3,8 +3,62 @@
 //!
 //! [`KeyMap`]: super::KeyMap
 
-use super::key_map::{Convert, Form, transposed};
+use super::Pretrained;
+use super::key_map::{Convert, Form, single, transposed};
+use crate::{ModelError, Result as ModelResult};
 use sensorium_engine::Tensor;
+use std::collections::BTreeMap;
+
+/// The most dimensions of a tensor.
+const MAX_RANK: usize = 4;
+
+impl Pretrained {
+    /// Tensors of a part, given under our names, as this checkpoint's own files
+    /// hold them: under the names and in the dimensions that they have there.
+    ///
+    /// # Errors
+    /// When there is no such part, a tensor is not among its own, or one has
+    /// more than four dimensions in the files.
+    pub fn export<'a>(
+        &self,
+        part: &str,
+        ours: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    ) -> ModelResult<BTreeMap<String, Tensor>> {
+        let names = self.part(part)?.keys.over(self.checkpoint());
+        let wrong = |name: &str, problem: String| ModelError::config(format!("export of {name}"), problem);
+        let mut pieces: BTreeMap<String, Vec<(Convert, &Tensor)>> = BTreeMap::new();
+        for (name, tensor) in ours {
+            let known = names.place(name).ok_or_else(|| wrong(name, "no name in files is known for it".into()))?;
+            pieces.entry(known.0).or_default().push((known.1, tensor));
+        }
+        let restored = pieces.into_iter().map(|(name, pieces)| {
+            let info = self.checkpoint().info(&name).ok_or_else(|| wrong(&name, "the checkpoint has none".into()))?;
+            let tensor = restore(&pieces, &info.dims).map_err(|problem| wrong(&name, problem))?;
+            Ok((name, tensor))
+        });
+        restored.collect()
+    }
+}
+
+/// As [`join`], in the dimensions of a tensor that was read. Positions of a grid
+/// of another size keep theirs.
+fn restore(pieces: &[(Convert, &Tensor)], dims: &[usize]) -> Result<Tensor, String> {
+    if dims.len() > MAX_RANK {
+        return Err(format!("{} dimensions are more than {MAX_RANK}", dims.len()));
+    }
+    if let [(Convert::Convolution1d, tensor)] = pieces {
+        let (channels, kernel) = single(dims).ok_or_else(|| format!("{dims:?} are no kernel's dimensions"))?;
+        let turned = tensor.data().chunks_exact(channels * kernel).flat_map(|m| transposed(m, kernel, channels));
+        return Tensor::from_slice(dims, &turned.collect::<Vec<_>>()).map_err(|e| e.to_string());
+    }
+    let joined = join(pieces, None)?;
+    let own = joined.dims();
+    let dims = match dims.iter().product::<usize>() == joined.len() {
+        true => dims.to_vec(),
+        false => std::iter::repeat_n(1, dims.len().saturating_sub(own.len())).chain(own.iter().copied()).collect(),
+    };
+    Tensor::from_slice(&dims, joined.data()).map_err(|e| e.to_string())
+}
 
 /// One tensor of theirs out of the pieces that ours hold of it.
 pub(super) fn join(pieces: &[(Convert, &Tensor)], form: Option<Form>) -> Result<Tensor, String> {

@@ -315,6 +315,11 @@ impl Mapped<'_> {
         self.find(ours).map(|(name, rule)| self.full(&name, rule))
     }
 
+    /// The checkpoint's name of a parameter of ours, and how that comes out of it.
+    pub(super) fn place(&self, ours: &str) -> Option<(String, Convert)> {
+        self.find(ours).map(|(name, rule)| (self.full(&name, rule), rule.convert))
+    }
+
     /// Of several spellings the one that the checkpoint has; the first where
     /// it has none.
     fn find<'b>(&'b self, ours: &'b str) -> Option<(String, &'b Rule)> {
@@ -394,7 +399,7 @@ impl Mapped<'_> {
 
 /// What the outputs of a kernel along one dimension read: `[outputs, channels,
 /// kernel]`, or one channel of two dimensions.
-fn single(dims: &[usize]) -> Option<(usize, usize)> {
+pub(super) fn single(dims: &[usize]) -> Option<(usize, usize)> {
     match *dims {
         [_, channels, kernel] | [_, 1, channels, kernel] => Some((channels, kernel)),
         _ => None,

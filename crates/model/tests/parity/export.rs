@@ -2,23 +2,30 @@
 
 use crate::harness::{Case, Folders};
 use sensorium_engine::Params;
-use sensorium_model::pretrained::PartConfig;
-use sensorium_model::{Decoder, Tower};
+use sensorium_model::pretrained::{PartConfig, Pretrained};
+use sensorium_model::{AudioText, Decoder, ImageText, Tower};
+
+/// The weights of a part under our names.
+fn read(name: &str, model: &Pretrained, part: &str) -> Params {
+    let mut params = Params::new();
+    let of = model.part(part).unwrap_or_else(|e| panic!("{name}: {e}"));
+    match &of.config {
+        PartConfig::Tower(config) => model.load_into(&mut params, part, |b| Tower::new(b, config)).map(|_| ()),
+        PartConfig::Decoder(config) => model.load_into(&mut params, part, |b| Decoder::new(b, config)).map(|_| ()),
+        PartConfig::ImageText(config) => model.load_into(&mut params, part, |b| ImageText::new(b, config)).map(|_| ()),
+        PartConfig::AudioText(config) => model.load_into(&mut params, part, |b| AudioText::new(b, config)).map(|_| ()),
+        PartConfig::Head(_) => panic!("{name}: {part} is a head"),
+    }
+    .unwrap_or_else(|e| panic!("{name}: {e}"));
+    params
+}
 
 /// Reads a tower or decoder and exports it: the same names, dimensions and
 /// values.
 fn check(name: &str, part: &str) {
     let folders = Folders::of(name, &Case::read(name));
-    let (model, mut params) = (&folders.model, Params::new());
+    let (model, params) = (&folders.model, read(name, &folders.model, part));
     let of = model.part(part).unwrap_or_else(|e| panic!("{name}: {e}"));
-    match &of.config {
-        PartConfig::Tower(config) => model.load_into(&mut params, part, |b| Tower::new(b, config)).map(|_| ()),
-        PartConfig::Decoder(config) => model.load_into(&mut params, part, |b| Decoder::new(b, config)).map(|_| ()),
-        PartConfig::Head(_) | PartConfig::ImageText(_) | PartConfig::AudioText(_) => {
-            panic!("{name}: {part} is neither")
-        }
-    }
-    .unwrap_or_else(|e| panic!("{name}: {e}"));
     let ours = params.iter().map(|(_, p)| (p.name.as_str(), &p.value));
     let written = of.keys.export(ours).unwrap_or_else(|e| panic!("{name}: {e}"));
     assert!(!written.is_empty());
@@ -45,4 +52,38 @@ fn towers_and_decoders_are_written_as_they_were_read() {
         check(name, "image");
     }
     check("ast", "audio");
+}
+
+/// As [`check`] with the names and dimensions of the checkpoint itself.
+fn check_restored(name: &str, part: &str) {
+    let folders = Folders::of(name, &Case::read(name));
+    let (model, params) = (&folders.model, read(name, &folders.model, part));
+    let ours = params.iter().map(|(_, p)| (p.name.as_str(), &p.value));
+    let written = model.export(part, ours).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert!(!written.is_empty());
+    for (tensor, value) in &written {
+        let original = model.checkpoint().read(tensor).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(value.dims(), original.dims(), "{name}: {tensor}");
+        assert!(value.data() == original.data(), "{name}: {tensor} has other values");
+    }
+    let another = sensorium_engine::Tensor::zeros(&[1]);
+    let error = model.export(part, [("nothing.of.it", &another)]).expect_err("an unknown name").to_string();
+    assert!(error.contains("nothing.of.it"), "{error}");
+}
+
+#[test]
+fn parts_go_back_into_the_files_that_they_were_read_from() {
+    for name in ["bert", "roberta", "distilbert", "mpnet", "albert", "modernbert", "gpt2_text", "llama_text"] {
+        check_restored(name, "text");
+    }
+    for name in ["vit", "deit", "dinov2", "beit", "swin"] {
+        check_restored(name, "image");
+    }
+    for name in ["ast", "hubert", "wav2vec2", "wavlm", "whisper"] {
+        check_restored(name, "audio");
+    }
+    for name in ["clip", "chinese_clip", "siglip"] {
+        check_restored(name, "image_text");
+    }
+    check_restored("clap", "audio_text");
 }
