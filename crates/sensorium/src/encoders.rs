@@ -226,6 +226,11 @@ impl Encoders {
         }
     }
 
+    /// The checkpoint, its part and the tower that a column's encoder makes.
+    pub(crate) fn source(&self, processor: &Processor) -> Option<(&Pretrained, &'static str, &TowerConfig)> {
+        self.of(processor).map(|encoder| (&encoder.source, encoder.part, &encoder.tower))
+    }
+
     /// What a column's parameters that come from the encoder begin with.
     fn scope(&self, model: &Towers, column: usize, processor: &Processor) -> String {
         let tower = model.tower_scope(column);

@@ -11,6 +11,7 @@ mod model;
 mod predict;
 mod pretrain;
 mod pretrain_columns;
+mod pretrain_encoders;
 mod pretrained;
 mod quantize;
 mod resume;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// A value between −scale/2 and scale/2 for each place of a tensor.
-fn arbitrary(name: &str, i: usize) -> f32 {
+pub fn arbitrary(name: &str, i: usize) -> f32 {
     let seed = name.bytes().fold(7_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
     let mut bits = seed.wrapping_add(i as u32);
     for factor in [0x7feb_352d, 0x846c_a68b_u32] {
@@ -37,7 +37,7 @@ fn write_tensors(path: &Path, tensors: &[(String, Vec<usize>)]) {
 
 /// Writes the checkpoint of a parity case into a folder, with the file that
 /// says how its inputs are prepared.
-fn write_checkpoint(scene: &Scene, case: &str, folder: &str, processor: Option<(&str, Value)>) {
+pub fn write_checkpoint(scene: &Scene, case: &str, folder: &str, processor: Option<(&str, Value)>) {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../model/tests/golden/parity/{case}.json"));
     let golden: Value = serde_json::from_slice(&std::fs::read(golden).expect("a golden file")).expect("JSON");
     let tensors: Vec<(String, Vec<usize>, f64, f64)> =
@@ -49,6 +49,17 @@ fn write_checkpoint(scene: &Scene, case: &str, folder: &str, processor: Option<(
     if let Some((name, processor)) = processor {
         scene.write(&format!("{folder}/{name}"), &processor.to_string());
     }
+}
+
+/// A tokenizer of the words w0 to w39.
+pub fn write_tokenizer(scene: &Scene, folder: &str) {
+    let vocabulary: serde_json::Map<String, Value> = (0..40).map(|i| (format!("w{i}"), json!(i))).collect();
+    let tokenizer = json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "unk_token": "w3", "vocab": vocabulary}
+    });
+    scene.write(&format!("{folder}/tokenizer.json"), &tokenizer.to_string());
 }
 
 /// One second of a sound of its own for each `i`.
@@ -78,7 +89,7 @@ fn sounds(scene: &Scene, rows: usize) {
 }
 
 /// Pooled features of the rows of a table.
-fn pooled(scene: &Scene, model: &str, table: &str, column: &str) -> Vec<Vec<f32>> {
+pub fn pooled(scene: &Scene, model: &str, table: &str, column: &str) -> Vec<Vec<f32>> {
     let mut command = scene.program();
     command.args(["extract", model, table, "--pooled", "--column", column, "--out", "x.jsonl"]).assert().success();
     let lines = scene.bytes("x.jsonl");
@@ -136,15 +147,7 @@ fn clap_puts_sounds_and_texts_into_one_space() {
         "truncation": "rand_trunc", "padding": "repeatpad"
     });
     write_checkpoint(&scene, "clap", "clap", Some(("preprocessor_config.json", processor)));
-    let words: Vec<String> = (0..40).map(|i| format!("w{i}")).collect();
-    let vocabulary: serde_json::Map<String, Value> =
-        words.iter().enumerate().map(|(i, word)| (word.clone(), json!(i))).collect();
-    let tokenizer = json!({
-        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "post_processor": null, "decoder": null,
-        "model": {"type": "WordLevel", "unk_token": "w3", "vocab": vocabulary}
-    });
-    scene.write("clap/tokenizer.json", &tokenizer.to_string());
+    write_tokenizer(&scene, "clap");
     sounds(&scene, 3);
     scene.write("texts.csv", "text\nw4 w5\nw6 w9 w8\n");
     let info = stdout(scene.program().args(["model", "info", "clap"]));

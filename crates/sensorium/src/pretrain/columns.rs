@@ -46,7 +46,8 @@ pub(super) struct Columns {
     pub audio: Option<usize>,
     /// Likewise of videos, of whose tower that of the frames has it.
     pub video: Option<usize>,
-    encoders: Encoders,
+    /// The checkpoints that become towers.
+    pub encoders: Encoders,
 }
 
 /// The columns of a configuration by how they are wanted: by name, or all of

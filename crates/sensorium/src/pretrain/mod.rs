@@ -13,6 +13,7 @@ mod column_sections;
 mod columns;
 mod config;
 mod corpora;
+mod encoder_folders;
 mod frame_order;
 mod fusion;
 mod matching;
@@ -32,6 +33,7 @@ pub use column_sections::{
     CaptionSection, ContrastiveSection, FrameOrderSection, FusionObjectiveSection, ImageClassSection, ItmSection,
 };
 pub use config::{CorpusPart, CorpusSection, PretrainConfig, PretrainSection};
+pub use encoder_folders::ENCODER_FOLDER;
 pub use save::{AUDIO_FOLDER, CAPTION_FOLDER, FUSION_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER, VIDEO_FOLDER};
 pub use sections::{CausalStructure, ClmSection, MimMethod, MimSection, MlmSection, MsmSection};
 
@@ -40,6 +42,7 @@ use crate::saved::{FIT_FILE, write};
 use crate::{Error, Result};
 use columns::{Columns, Shares};
 use corpora::{Corpora, TextSource};
+use encoder_folders::EncoderFolder;
 use network::Network;
 use pictures::{FrameStructure, ImageStructure, Media};
 use sensorium_data::{ColumnType, CorpusOptions};
@@ -102,6 +105,8 @@ struct Assembly {
     validation: Validation,
     structures: Structures,
     columns: Option<Columns>,
+    /// Encoders that columns began with, to be written with what they learnt.
+    encoders: Vec<EncoderFolder>,
     /// What determines the run beside its configuration.
     identity: serde_json::Map<String, serde_json::Value>,
 }
@@ -118,7 +123,7 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
     let out = &options.out;
     std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
     let assembly = assemble(&mut config, options, follower)?;
-    let Assembly { mut network, sources, mut validation, structures, columns, mut identity } = assembly;
+    let Assembly { mut network, sources, mut validation, structures, columns, encoders, mut identity } = assembly;
     let source = Sources::new(sources, config.pretrain.epoch_batches);
     sensorium_train::assign(&config.train, &mut network.params)?;
     write_config(&config, out)?;
@@ -151,6 +156,9 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
     }
     if let (Some(columns), Some(together)) = (&columns, &network.together) {
         save::save_pair(out, columns, together, &network.params, &summary)?;
+        for encoder in &encoders {
+            encoder.save(out, columns, together, &network.params)?;
+        }
         if let (Some(captioning), Some(image)) = (together.captioning(), &structures.image) {
             save::save_captioning(out, captioning, image, &network)?;
         }
@@ -171,6 +179,7 @@ fn assemble(config: &mut PretrainConfig, options: &FitOptions, follower: &mut dy
         validation: Validation::new(config.corpus.seed),
         structures: Structures::default(),
         columns: None,
+        encoders: Vec::new(),
         identity: serde_json::Map::new(),
     };
     if config.learns_columns() {
@@ -335,6 +344,8 @@ impl Assembly {
         let together = Together::new(&mut self.network.params, &mut columns, &structures, config)?;
         let mut shares = Shares::default();
         self.leave_idle(config, &together, &columns, &mut structures);
+        let note = &mut |text: &str| follower.note(text);
+        self.encoders = EncoderFolder::of(&columns, &together, &self.network.params, note);
         let seed = config.train.seed;
         if let Some((at, structure)) = columns.text.zip(structures.text.as_ref()) {
             save::save_text_structure(&options.out, structure, config.learns_text())?;
@@ -451,6 +462,7 @@ fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
         || written(PAIR_FOLDER)
         || written(CAPTION_FOLDER)
         || written(VIDEO_FOLDER)
+        || written(ENCODER_FOLDER)
         || written(FUSION_FOLDER);
     if started && !options.resume {
         return Err(Error::Request(format!(

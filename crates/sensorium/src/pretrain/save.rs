@@ -18,6 +18,7 @@ use sensorium_data::{DataPlan, Processor, Tokenizer};
 use sensorium_engine::Params;
 use sensorium_model::Pooling;
 use sensorium_model::checkpoint::write_safetensors;
+use sensorium_model::towers::TextTowerConfig;
 use sensorium_train::Summary;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -75,13 +76,9 @@ pub(super) fn save_text_structure(out: &Path, structure: &TextStructure, guesses
     }
     let json = |value: &Value| serde_json::to_vec_pretty(value).map_err(|e| Error::model(&folder, e.to_string()));
     write(&folder.join("config.json"), &json(&config)?)?;
-    structure.tokenizer.save(&folder.join("tokenizer.json"))?;
-    write(
-        &folder.join("tokenizer_config.json"),
-        &json(&tokenizer_config(&structure.tokenizer, structure.max_tokens))?,
-    )?;
-    if let Some(pooling) = structure.pooling() {
-        write_pooling(&folder, pooling, structure)?;
+    save_tokenizer(&folder, &structure.tokenizer, structure.max_tokens)?;
+    if let (Some(_), TextModel::Masked { tower, .. }) = (structure.pooling(), &structure.model) {
+        write_pooling(&folder, tower, structure.max_tokens)?;
     }
     Ok(())
 }
@@ -139,18 +136,24 @@ fn tokenizer_config(tokenizer: &Tokenizer, max_tokens: usize) -> Value {
 
 /// Says how tokens become one vector, in the files of sentence-transformers:
 /// `extract`, `index` and a fit read them too.
-fn write_pooling(folder: &Path, pooling: Pooling, structure: &TextStructure) -> Result<()> {
-    let mode = match pooling {
+///
+/// # Errors
+/// When a file cannot be written.
+pub(super) fn write_pooling(folder: &Path, tower: &TextTowerConfig, max_tokens: usize) -> Result<()> {
+    let mode = match tower.pooling {
         Pooling::Mean => "mean",
         Pooling::First | Pooling::FirstTwo => "cls",
         Pooling::Max => "max",
         Pooling::Last => "lasttoken",
     };
-    let TextModel::Masked { tower, .. } = &structure.model else { return Ok(()) };
-    let modules = json!([
-        { "idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer" },
-        { "idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling" },
-    ]);
+    let mut modules = vec![
+        json!({ "idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer" }),
+        json!({ "idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling" }),
+    ];
+    if tower.normalize {
+        let normalize = "sentence_transformers.models.Normalize";
+        modules.push(json!({ "idx": 2, "name": "2", "path": "2_Normalize", "type": normalize }));
+    }
     let settings = json!({
         "word_embedding_dimension": tower.transformer.block.hidden,
         "pooling_mode_cls_token": mode == "cls",
@@ -160,8 +163,8 @@ fn write_pooling(folder: &Path, pooling: Pooling, structure: &TextStructure) -> 
     });
     let within = folder.join("1_Pooling");
     std::fs::create_dir_all(&within).map_err(|e| Error::io("create", &within, e))?;
-    write(&folder.join("modules.json"), modules.to_string().as_bytes())?;
-    let length = json!({ "max_seq_length": structure.max_tokens, "do_lower_case": false });
+    write(&folder.join("modules.json"), json!(modules).to_string().as_bytes())?;
+    let length = json!({ "max_seq_length": max_tokens, "do_lower_case": false });
     write(&folder.join("sentence_bert_config.json"), length.to_string().as_bytes())?;
     write(&within.join("config.json"), settings.to_string().as_bytes())
 }
@@ -256,15 +259,22 @@ pub(super) fn save_captioning(
     let folder = out.join(CAPTION_FOLDER);
     let (config, tensors) = captioning.export(&network.params, &network.scopes.image)?;
     save_described(&folder, config, &image.preprocessor())?;
-    save_tokenizer(&folder, &captioning.tokenizer, &config["decoder"])?;
+    save_tokenizer(&folder, &captioning.tokenizer, positions(&config["decoder"]))?;
     let path = folder.join(WEIGHTS_FILE);
     Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
 }
 
-/// A tokenizer beside a decoder of so many positions.
-fn save_tokenizer(folder: &Path, tokenizer: &Tokenizer, decoder: &Value) -> Result<()> {
+/// The positions of a GPT-2.
+fn positions(decoder: &Value) -> usize {
+    decoder["n_positions"].as_u64().unwrap_or_default() as usize
+}
+
+/// A tokenizer beside a model of texts of so many tokens.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(super) fn save_tokenizer(folder: &Path, tokenizer: &Tokenizer, longest: usize) -> Result<()> {
     tokenizer.save(&folder.join("tokenizer.json"))?;
-    let longest = decoder["n_positions"].as_u64().unwrap_or_default() as usize;
     let described = serde_json::to_vec_pretty(&tokenizer_config(tokenizer, longest));
     let described = described.map_err(|e| Error::model(folder, e.to_string()))?;
     write(&folder.join("tokenizer_config.json"), &described)
@@ -281,7 +291,7 @@ pub(super) fn save_fusion(out: &Path, fusion: &Fusion, plan: &DataPlan, params: 
     let (config, tensors, centres) = fusion.export(params)?;
     let Processor::Image(processor) = &plan.columns[fusion.image].processor else { return Ok(()) };
     save_described(&folder, config, &preprocessor(processor))?;
-    save_tokenizer(&folder, &fusion.tokenizer, config)?;
+    save_tokenizer(&folder, &fusion.tokenizer, positions(config))?;
     write_safetensors(&folder.join("codebook.safetensors"), [("centres", centres)])?;
     let path = folder.join(WEIGHTS_FILE);
     Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
