@@ -213,4 +213,38 @@ mod tests {
         assert!((0..7).all(|piece| counts[&piece] == 13), "{counts:?}");
         assert!((7..10).all(|piece| counts[&piece] == 1), "{counts:?}");
     }
+
+    #[test]
+    fn a_piece_is_read_from_the_source_that_its_number_falls_to() {
+        let folder = tempfile::tempdir().expect("folder");
+        let source = |name: &str, lines: usize, weight: f64| {
+            let path = folder.path().join(name);
+            let text: String = (0..lines).map(|n| format!("{name} {}\n", "word ".repeat(n + 1))).collect();
+            std::fs::write(&path, text).expect("written");
+            TextSource { files: vec![path], column: None, weight }
+        };
+        let sources = [source("first", 5, 1.0), source("second", 3, 2.0)];
+        let tokenizer = Tokenizer::train(TextSource::texts(&sources), &sensorium_data::TokenizerOptions::default())
+            .expect("a vocabulary");
+        let how = CorpusOptions {
+            unit: sensorium_data::Unit::Line,
+            max_tokens: 64,
+            words: sensorium_data::WordsBy::Pieces,
+            column: None,
+        };
+        let open = |sources: &[TextSource], name: &str| {
+            Corpora::open(sources, &tokenizer, &how, folder.path(), name).expect("corpora")
+        };
+        let both = open(&sources, "both");
+        let alone = [open(&sources[..1], "a"), open(&sources[1..], "b")];
+        assert_eq!((both.len(), alone[0].len(), alone[1].len()), (8, 5, 3));
+        for piece in 0..8 {
+            let (corpora, within) = if piece < 5 { (&alone[0], piece) } else { (&alone[1], piece - 5) };
+            assert_eq!(both.read(piece).expect("a piece").ids, corpora.read(within).expect("a piece").ids, "{piece}");
+            assert_eq!(both.length(piece), corpora.length(within), "{piece}");
+        }
+        // An epoch has each piece as often as its source weighs.
+        let counts = counts(&[both.mixture(&[0, 1, 2, 3, 4, 5, 6, 7]).order(0, 0)]);
+        assert!((0..8).all(|piece| counts[&piece] == if piece < 5 { 1 } else { 2 }), "{counts:?}");
+    }
 }

@@ -125,3 +125,26 @@ fn similarities(
     };
     Ok([scaled(&images, &texts)?, scaled(&texts, &images)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sensorium_engine::{Tensor, Var};
+
+    #[test]
+    fn a_row_of_similarities_is_one_picture_over_all_texts() -> Result<()> {
+        let vectors = |rows: &[[f32; 2]]| Embedded {
+            vectors: Var::constant(Tensor::from_slice(&[rows.len(), 2], rows.as_flattened()).expect("fits")),
+            sample_of: Vec::new(),
+        };
+        // The first picture is in no pair; of the columns the texts come first.
+        let texts = vectors(&[[1.0, 0.0], [0.6, 0.8]]);
+        let images = vectors(&[[9.0, 9.0], [0.0, 1.0], [1.0, 0.0]]);
+        let both = [(0, [1, 0]), (1, [2, 1])];
+        let [to_texts, to_images] = similarities(&[texts, images], [1, 0], &both, 10.0)?;
+        let near = |a: &[f32], b: [f32; 4]| a.len() == 4 && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(near(&to_texts, [0.0, 8.0, 10.0, 6.0]), "{to_texts:?}");
+        assert!(near(&to_images, [0.0, 10.0, 8.0, 6.0]), "{to_images:?}");
+        Ok(())
+    }
+}

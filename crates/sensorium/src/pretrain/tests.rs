@@ -105,3 +105,29 @@ fn the_sum_is_that_of_the_weighted_parts_and_shared_towers_stand_once() -> Resul
     assert!(!names.iter().any(|n| n.starts_with("image.") || n.starts_with("text.")), "{names:?}");
     Ok(())
 }
+
+#[test]
+fn of_text_and_picture_now_one_and_now_the_other_comes_first() -> Result<()> {
+    let folder = tempfile::tempdir().expect("folder");
+    table(folder.path());
+    let assembly = assembled(folder.path(), &[])?;
+    let batch = batch(&assembly);
+    let texts = batch.text.as_ref().expect("the texts of the same rows");
+    let (tokens, samples) = (texts.ids.len(), texts.segments.segments());
+    let tape = Tape::inference();
+    let cx = sensorium_model::Context::inference(&tape, &assembly.network.params);
+    let mut firsts = Vec::new();
+    for step in 0..4 {
+        let masks = sensorium_engine::Random::new(1).at_step(step);
+        let parts = assembly.network.parts(&cx, &batch, masks, false)?;
+        let count = |name: &str| parts.iter().find(|p| p.name == name).map_or(0, |p| p.count);
+        // A picture has 64 patches, and each is guessed. The first token of a text is where the picture comes first.
+        assert_eq!(count("fusion_image"), 64 * samples);
+        firsts.push(count("fusion_text") + samples - tokens);
+    }
+    assert!(firsts.iter().all(|first| *first <= samples), "{firsts:?}");
+    let all: usize = firsts.iter().sum();
+    assert!(all > samples / 2 && all < 4 * samples - samples / 2, "{firsts:?} of {samples}");
+    assert!(firsts.iter().any(|first| *first != firsts[0]), "{firsts:?}: the same in every step");
+    Ok(())
+}
