@@ -58,7 +58,8 @@ pub(crate) fn is_split_name(name: &str) -> bool {
 #[derive(Clone, Debug)]
 pub struct SplitOptions {
     /// A column with the name of each row's split. Where it names no validation rows, `val` of the
-    /// training rows become them.
+    /// training rows become them. It need not name any training rows: a table may be there to be
+    /// evaluated only.
     pub column: Option<String>,
     /// Rows with the same value here stay together.
     pub group: Option<String>,
@@ -211,10 +212,7 @@ fn by_column(table: &Table, column: &str, options: &SplitOptions, place: &Place)
         })?;
         splits.push(row, split);
     }
-    if splits.train.is_empty() {
-        return Err(DataError::Options(format!("column {column:?} names no training rows")));
-    }
-    if splits.val.is_empty() && options.val > 0.0 {
+    if splits.val.is_empty() && options.val > 0.0 && !splits.train.is_empty() {
         let carved = by_hash(table, &splits.train, options.val, 0.0, place)?;
         splits.how += &format!("; validation rows taken from its training rows {}", place.how(options));
         splits.train = carved.train;
@@ -400,6 +398,14 @@ mod tests {
         assert!((25..=35).contains(&splits.val.len()), "{}", splits.summary());
         let error = Splits::of(&table, &SplitOptions { column: Some("label".into()), ..options });
         assert!(matches!(error, Err(DataError::Cell { row: 1, .. })));
+    }
+
+    #[test]
+    fn a_column_may_name_test_rows_only() {
+        let table = table(20, |i| format!("{i},text {i},{},a", ["test", "val"][usize::from(i >= 15)]));
+        let options = SplitOptions { column: Some("group".into()), ..Default::default() };
+        let splits = Splits::of(&table, &options).expect("splits");
+        assert_eq!((splits.train.len(), splits.val.len(), splits.test.len()), (0, 5, 15));
     }
 
     #[test]

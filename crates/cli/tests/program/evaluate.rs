@@ -54,6 +54,31 @@ fn a_table_without_the_label_is_refused() {
 }
 
 #[test]
+fn a_table_of_test_rows_only_is_evaluated() {
+    let scene = Scene::new(60);
+    let table = String::from_utf8(scene.bytes("table.csv")).expect("text");
+    let with_split = |split: &dyn Fn(usize) -> &'static str| {
+        let rows = table.lines().skip(1).enumerate().map(|(i, row)| format!("{row},{}\n", split(i)));
+        format!("picture,caption,kind,split\n{}", rows.collect::<String>())
+    };
+    scene.write("table.csv", &with_split(&|i| if i < 40 { "train" } else { "test" }));
+    let model = scene.quick_model();
+    scene.write("new.csv", &with_split(&|_| "test"));
+    for more in [&[][..], &["--split", "test"]] {
+        let json = stdout(scene.program().args(["evaluate", model, "new.csv", "--json"]).args(more));
+        let result: serde_json::Value = serde_json::from_str(&json).expect("one JSON object");
+        assert_eq!(result["rows"], 60, "{result}");
+    }
+    // To fit, rows to learn from are needed.
+    scene.write("table.csv", &with_split(&|_| "test"));
+    let error = failure(&mut scene.fit("none", &[]), 1);
+    assert!(
+        error.contains("no row is left to train on (0 train, 0 val, 60 test (given by column \"split\"))"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_folder_that_is_no_model_is_refused() {
     let scene = Scene::new(20);
     let error = failure(scene.program().args(["evaluate", "pictures", "table.csv"]), 1);
