@@ -141,6 +141,9 @@ pub struct SchemaOptions {
     pub ignore: Vec<String>,
     /// The column that names each row's split.
     pub split: Option<String>,
+    /// The column whose equal values keep rows in one split. Where it names things (a category, a
+    /// number, a code) it is no input; running text and media are.
+    pub group: Option<String>,
 }
 
 /// The types of all columns of a table.
@@ -161,7 +164,8 @@ impl Schema {
     /// # Errors
     /// An unknown column in the options, with the nearest name; more than one label.
     pub fn infer(table: &Table, options: &SchemaOptions) -> Result<Schema> {
-        let named = options.types.keys().chain(&options.ignore).chain(&options.label).chain(&options.split);
+        let named = options.types.keys().chain(&options.ignore).chain(&options.label);
+        let named = named.chain(&options.split).chain(&options.group);
         for name in named {
             table.column_index(name)?;
         }
@@ -190,7 +194,12 @@ impl Schema {
                 } else if let Some(kind) = options.types.get(name) {
                     (*kind, "given".to_string())
                 } else {
-                    facts.infer(name)
+                    match facts.infer(name) {
+                        (kind, _) if options.group.as_ref() == Some(name) && facts.names(kind) => {
+                            (ColumnType::Ignore, "names what keeps rows in one split (data.group)".to_string())
+                        }
+                        inferred => inferred,
+                    }
                 };
                 let precomputed = match kind {
                     ColumnType::Features => true,
@@ -298,6 +307,16 @@ impl<'v> Facts<'v> {
         (ColumnType::Text, format!("text of {mean} characters on average, {distinct} distinct in {rows} sampled rows"))
     }
 
+    /// Whether cells of this type name something, as a category, a number or a word of a code does,
+    /// rather than say something.
+    fn names(&self, kind: ColumnType) -> bool {
+        match kind {
+            ColumnType::Category | ColumnType::Number => true,
+            ColumnType::Text => self.mostly(self.values.iter().filter(|value| is_word(value)).count()),
+            _ => false,
+        }
+    }
+
     fn counts_up(&self) -> bool {
         let numbers: Vec<f64> = self.values.iter().filter_map(|value| value.as_number()).collect();
         let first = numbers.first().copied().unwrap_or(f64::NAN);
@@ -311,6 +330,11 @@ fn is_code(value: &Value) -> bool {
     text.len() >= 4
         && text.bytes().any(|byte| byte.is_ascii_digit())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte))
+}
+
+/// A word without blanks, of letters that do not make a sentence without them.
+fn is_word(value: &Value) -> bool {
+    value.as_text().is_some_and(|text| text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
 fn is_identifier_name(name: &str) -> bool {
@@ -410,7 +434,7 @@ mod tests {
             label: Some("colour".into()),
             types: BTreeMap::from([("features".into(), ColumnType::Audio), ("size".into(), ColumnType::Category)]),
             ignore: vec!["sound".into()],
-            split: None,
+            ..SchemaOptions::default()
         };
         let schema = infer(&mixed_table(), &options).expect("schema");
         assert_eq!(schema.label().map(|c| c.name.as_str()), Some("colour"));
@@ -418,6 +442,36 @@ mod tests {
         assert_eq!(schema.columns[4].kind, ColumnType::Category);
         assert_eq!((schema.columns[6].kind, schema.columns[6].precomputed), (ColumnType::Audio, true));
         assert_eq!(schema.columns[10].kind, ColumnType::Category);
+    }
+
+    #[test]
+    fn what_names_a_group_is_no_input_and_what_says_something_is() {
+        let mut csv = String::from("customer,number,dialog,caption,photo,label\n");
+        for i in 0..60 {
+            csv += &format!(
+                "{},{},dialog-{},a photo of a thing {},p/{}.png,{}\n",
+                ["anna", "bert"][i / 30],
+                i / 5,
+                i / 2,
+                i / 2,
+                i / 2,
+                i % 2
+            );
+        }
+        let kind = |group: &str, types: &[(&str, ColumnType)]| {
+            let types = types.iter().map(|(name, kind)| ((*name).to_string(), *kind)).collect();
+            let options = SchemaOptions { group: Some(group.into()), types, ..SchemaOptions::default() };
+            let schema = infer(&csv, &options).expect("schema");
+            schema.columns.into_iter().find(|column| column.name == group).expect("the column").kind
+        };
+        for name in ["customer", "number", "dialog"] {
+            assert_eq!(kind(name, &[]), ColumnType::Ignore, "{name}");
+        }
+        assert_eq!(kind("caption", &[]), ColumnType::Text);
+        assert_eq!(kind("photo", &[]), ColumnType::Image);
+        assert_eq!(kind("customer", &[("customer", ColumnType::Category)]), ColumnType::Category, "said outright");
+        let options = SchemaOptions { group: Some("costumer".into()), ..SchemaOptions::default() };
+        assert!(infer(&csv, &options).expect_err("unknown").to_string().contains("customer"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
             label: arguments.label.clone(),
             types: arguments.types.iter().map(|t| (t.column.clone(), t.kind)).collect(),
             ignore: arguments.ignore.clone(),
-            split: None,
+            ..SchemaOptions::default()
         },
         // The splits that a fit would make.
         split: SplitOptions { val: defaults.val, test: defaults.test, ..SplitOptions::default() },

@@ -20,7 +20,8 @@ pub struct DataSection {
     pub ignore: Vec<String>,
     /// The column that says which split a row belongs to.
     pub split: Option<String>,
-    /// Rows with the same value in this column stay in one split.
+    /// Rows with the same value in this column stay in one split. A category, a number or a code is
+    /// then no input, unless `[data.types]` says so.
     pub group: Option<String>,
     /// Whether each class gets its share of every split.
     pub stratify: bool,

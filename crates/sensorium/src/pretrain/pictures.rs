@@ -330,6 +330,7 @@ pub(super) fn open_columns(
         types: fit.data.types.clone(),
         ignore: fit.data.ignore.clone(),
         split: fit.data.split.clone(),
+        group: fit.data.group.clone(),
     };
     let schema = Schema::infer(&table, &options)?;
     let kept = |c: &ColumnSchema| c.kind == ColumnType::Identifier || wanted(&c.name, c.kind);

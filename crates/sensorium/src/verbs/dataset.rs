@@ -51,6 +51,7 @@ impl Dataset {
             types: config.data.types.clone(),
             ignore: config.data.ignore.clone(),
             split: config.data.split.clone(),
+            group: config.data.group.clone(),
         };
         let schema = Schema::infer(&table, &options)?;
         let label = schema.label().map(|c| c.name.clone());
