@@ -238,7 +238,7 @@ pub struct PredictArguments {
 
 #[derive(Args, Debug)]
 pub struct ExtractArguments {
-    /// The folder of a model or of a checkpoint of a known family, or the name of one on the hub (org/name)
+    /// The folder of a model or of a checkpoint of a known family, the weights file in it, or the name of one on the hub (org/name)
     #[arg(value_name = "PATH|HUB-ID")]
     pub model: String,
     /// The table: CSV, TSV, JSONL, Parquet, tar (WebDataset), or a folder of Parquet or tar shards

@@ -424,3 +424,33 @@ fn a_checkpoint_extracts_the_columns_that_it_can_read() {
         failure(run(&["--out", "y.jsonl", "--type", "left=image", "--column", "left"]).current_dir(scene.path()), 1);
     assert!(error.contains("is image, and the model reads text"), "{error}");
 }
+
+#[test]
+fn a_weights_file_stands_for_the_folder_that_it_lies_in() {
+    let scene = Scene::new(40);
+    write_bert(&scene, "bert");
+    scene.write("new.csv", "left\na b c\nc\nb a\n");
+    let run = |model: &str, out: &str| {
+        let mut command = scene.program();
+        command.args(["extract", model, "new.csv", "--column", "left", "--pooled", "--out", out]);
+        command
+    };
+    run("bert", "folder.npy").assert().success();
+    run("bert/model.safetensors", "file.npy").assert().success();
+    assert_eq!(scene.bytes("file.npy"), scene.bytes("folder.npy"));
+    // Weights alone do not say what they are of.
+    std::fs::create_dir(scene.path().join("alone")).expect("a folder");
+    std::fs::copy(scene.path().join("bert/model.safetensors"), scene.path().join("alone/weights.safetensors"))
+        .expect("a copy");
+    let error = failure(&mut run("alone/weights.safetensors", "alone.npy"), 1);
+    assert!(error.contains("weights.safetensors") && error.contains("config.json"), "{error}");
+    assert!(error.contains("give a folder that holds both"), "{error}");
+
+    let model = scene.quick_model();
+    let extract = |from: &str, out: &str| {
+        scene.program().args(["extract", from, "table.csv", "--pooled", "--out", out]).assert().success();
+    };
+    extract(model, "ours.jsonl");
+    extract(&format!("{model}/model.safetensors"), "ours-file.jsonl");
+    assert_eq!(scene.bytes("ours-file.jsonl"), scene.bytes("ours.jsonl"));
+}

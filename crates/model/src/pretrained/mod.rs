@@ -22,6 +22,7 @@ mod grid;
 mod key_map;
 mod llama;
 mod modernbert;
+mod sentence_transformer;
 mod siglip;
 mod swin;
 mod t5;
@@ -34,12 +35,12 @@ pub use key_map::{Convert, Form, KeyMap, Mapped};
 
 use crate::checkpoint::Checkpoint;
 use crate::heads::{Head, HeadConfig};
-use crate::towers::Pooling;
 use crate::{
     AudioText, AudioTextConfig, Decoder, DecoderConfig, DecoderOutput, ImageText, ImageTextConfig, ModelError, Result,
     Tower, TowerConfig,
 };
 use sensorium_engine::{Builder, Params};
+use sentence_transformer::SentenceTransformer;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -176,21 +177,37 @@ pub struct Pretrained {
 }
 
 impl Pretrained {
-    /// Opens a folder: reads its configuration and the headers of its
-    /// weights. The parts are those that the checkpoint holds. Whisper's
-    /// original weights need no folder and no configuration: the file will do.
+    /// Opens a folder, or a weights file with the folder that it lies in:
+    /// reads its configuration and the headers of its weights. The parts are
+    /// those that the checkpoint holds. Whisper's original weights need no
+    /// folder and no configuration: the file will do.
     ///
     /// # Errors
     /// When files are missing or broken, the architecture is not known, or
     /// its settings mean something that is not computed here.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let sentence = SentenceTransformer::of(folder)?;
-        let folder = sentence.as_ref().map_or(folder.to_owned(), |s| s.transformer.clone());
-        let checkpoint = Checkpoint::open(&folder)?;
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = path.is_file().then_some(path);
+        // Beside a weights file lies what describes it.
+        let home = match file.and_then(Path::parent) {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => path,
+        };
+        let sentence = SentenceTransformer::of(home)?;
+        let mut folder = sentence.as_ref().map_or(home.to_owned(), |s| s.transformer.clone());
+        let checkpoint = Checkpoint::open(file.unwrap_or(&folder))?;
         let described = folder.join("config.json");
         // The files of Whisper's authors come without a description.
-        let config = match audio::openai_config(&checkpoint).filter(|_| !described.is_file()) {
-            Some(config) => Config::new("the tensors' shapes", config)?,
+        let config = match audio::openai_config(&checkpoint).filter(|_| file.is_some() || !described.is_file()) {
+            Some(config) => {
+                folder = file.map_or(folder, Path::to_owned);
+                Config::new("the tensors' shapes", config)?
+            }
+            None if file.is_some() && !described.is_file() => {
+                let problem = "its tensors can be read, but not what they are of: that is told by a config.json, and \
+                               none lies beside it; give a folder that holds both";
+                return Err(ModelError::checkpoint(path, problem));
+            }
             None => Config::new("config.json", read_json(&described)?)?,
         };
         let (family, mut parts) = describe(&config, &folder)?;
@@ -465,78 +482,4 @@ fn unknown(folder: &Path, model_type: &str) -> ModelError {
 
 fn shared_prefix(a: &str, b: &str) -> usize {
     a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count()
-}
-
-/// What a sentence-transformers folder adds to its Transformer.
-struct SentenceTransformer {
-    transformer: PathBuf,
-    pooling: Pooling,
-    normalize: bool,
-}
-
-impl SentenceTransformer {
-    /// None where the folder is not one.
-    fn of(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join("modules.json");
-        if !path.is_file() {
-            return Ok(None);
-        }
-        let place = path.display().to_string();
-        let modules = read_json(&path)?;
-        let modules =
-            modules.as_array().ok_or_else(|| ModelError::config(&place, "expected a list of modules".to_owned()))?;
-        let mut found = Self { transformer: folder.to_owned(), pooling: Pooling::Mean, normalize: false };
-        for module in modules {
-            let kind = module["type"].as_str().unwrap_or_default().rsplit('.').next().unwrap_or_default();
-            let within = folder.join(module["path"].as_str().unwrap_or_default());
-            match kind {
-                "Transformer" => found.transformer = within,
-                "Normalize" => found.normalize = true,
-                "Pooling" => found.pooling = pooling(&within.join("config.json"))?,
-                "Dropout" => {}
-                _ => {
-                    return Err(ModelError::config(
-                        place,
-                        format!("module {kind:?} is not known; Transformer, Pooling, Normalize and Dropout are"),
-                    ));
-                }
-            }
-        }
-        Ok(Some(found))
-    }
-}
-
-fn pooling(path: &Path) -> Result<Pooling> {
-    let config = Config::new(path.display().to_string(), read_json(path)?)?;
-    let modes = [
-        ("pooling_mode_cls_token", Pooling::First),
-        ("pooling_mode_mean_tokens", Pooling::Mean),
-        ("pooling_mode_max_tokens", Pooling::Max),
-        ("pooling_mode_lasttoken", Pooling::Last),
-    ];
-    for other in ["pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens"] {
-        config.only(other, &[Value::Bool(false)])?;
-    }
-    let mut on = Vec::new();
-    for (key, mode) in modes {
-        if config.bool_or(key, false)? {
-            on.push(mode);
-        }
-    }
-    if let Some(name) = config.get("pooling_mode").and_then(Value::as_str) {
-        on = match name {
-            "cls" => vec![Pooling::First],
-            "mean" => vec![Pooling::Mean],
-            "max" => vec![Pooling::Max],
-            "lasttoken" => vec![Pooling::Last],
-            _ => Vec::new(),
-        };
-    }
-    match on[..] {
-        [mode] => Ok(mode),
-        _ => Err(ModelError::config(
-            path.display().to_string(),
-            "expected one of the pooling modes cls, mean, max and lasttoken",
-        )),
-    }
 }

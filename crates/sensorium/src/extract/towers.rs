@@ -37,11 +37,13 @@ enum Origin {
 }
 
 impl Towers {
-    /// Opens a model's folder and decides on the columns.
+    /// Opens a model's folder, or the weights file in it, and decides on the columns.
     pub(super) fn open(source: &Path, table: &Table, schema: &Schema, options: &ExtractOptions) -> Result<Self> {
-        let (plan, columns, from) = match source.join(sensorium_data::plan::PLAN_FILE).exists() {
-            true => of_model(source, options)?,
-            false => of_checkpoint(source, table, schema, options)?,
+        let ours = |folder: &&Path| folder.join(sensorium_data::plan::PLAN_FILE).exists();
+        let beside = source.parent().filter(|_| source.is_file());
+        let (plan, columns, from) = match [Some(source), beside].into_iter().flatten().find(ours) {
+            Some(model) => of_model(model, options)?,
+            None => of_checkpoint(source, table, schema, options)?,
         };
         let mut this = Self { plan: Arc::new(plan), columns, pooled: options.pooled, from };
         if let Some(layer) = options.layer {
