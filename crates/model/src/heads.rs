@@ -52,6 +52,23 @@ pub struct HeadConfig {
     pub bias: bool,
 }
 
+impl HeadConfig {
+    /// One layer with a bias from `inputs` to `outputs` numbers.
+    pub fn linear(input: HeadInput, inputs: usize, outputs: usize) -> Self {
+        Self {
+            input,
+            inputs,
+            dense: None,
+            dense_width: None,
+            dense_bias: true,
+            norm_eps: None,
+            norm_bias: true,
+            outputs,
+            bias: true,
+        }
+    }
+}
+
 fn yes() -> bool {
     true
 }

@@ -194,15 +194,9 @@ fn projected_classifier(c: &Config, hidden: usize) -> Result<Option<Part>> {
     }
     c.only("use_weighted_layer_sum", &[json!(false)])?;
     let head = HeadConfig {
-        input: HeadInput::Mean,
-        inputs: hidden,
         dense: Some(ActivationName::Identity),
         dense_width: Some(c.usize_or("classifier_proj_size", 256)?),
-        dense_bias: true,
-        norm_eps: None,
-        norm_bias: true,
-        outputs: labels(c)?,
-        bias: true,
+        ..HeadConfig::linear(HeadInput::Mean, hidden, labels(c)?)
     };
     let keys = KeyMap::new().map("dense.*", "projector.*").map("output.*", "classifier.*");
     Ok(Some(Part::head("classifier", head, keys)))
@@ -291,17 +285,7 @@ fn wav2vec2(c: &Config) -> Result<Vec<Part>> {
         .ignore(&["masked_spec_embed"]);
     let mut parts =
         vec![Part::tower("audio", TowerConfig::Audio(tower), keys.under(&["", "wav2vec2.", "hubert.", "wavlm."]))];
-    let per_token = |outputs| HeadConfig {
-        input: HeadInput::Tokens,
-        inputs: hidden,
-        dense: None,
-        dense_width: None,
-        dense_bias: true,
-        norm_eps: None,
-        norm_bias: true,
-        outputs,
-        bias: true,
-    };
+    let per_token = |outputs| HeadConfig::linear(HeadInput::Tokens, hidden, outputs);
     if is_for(c, "ForCTC") {
         let keys = KeyMap::new().map("output.*", "lm_head.*");
         parts.push(Part::head("ctc", per_token(c.usize_or("vocab_size", 32)?), keys));
@@ -359,17 +343,7 @@ fn ast(c: &Config) -> Result<Vec<Part>> {
         .form("embeddings.cls_token", Form::Rank(3))
         .form("embeddings.distillation_token", Form::Rank(3))
         .form("embeddings.position_embeddings", Form::Rank(3));
-    let head = HeadConfig {
-        input: HeadInput::Pooled,
-        inputs: hidden,
-        dense: None,
-        dense_width: None,
-        dense_bias: true,
-        norm_eps: Some(eps),
-        norm_bias: true,
-        outputs: labels(c)?,
-        bias: true,
-    };
+    let head = HeadConfig { norm_eps: Some(eps), ..HeadConfig::linear(HeadInput::Pooled, hidden, labels(c)?) };
     let head_keys = KeyMap::new().map("output.*", "classifier.dense.*").map("norm.*", "classifier.layernorm.*");
     Ok(vec![
         Part::tower("audio", TowerConfig::Audio(tower), keys.under(&["", "audio_spectrogram_transformer."])),

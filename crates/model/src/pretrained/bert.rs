@@ -109,17 +109,7 @@ pub(super) fn classifier(
     dense: Option<ActivationName>,
 ) -> Result<HeadConfig> {
     let (input, dense) = if is_tagger(c) { (HeadInput::Tokens, None) } else { (input, dense) };
-    Ok(HeadConfig {
-        input,
-        inputs,
-        dense,
-        dense_width: None,
-        dense_bias: true,
-        norm_eps: None,
-        norm_bias: true,
-        outputs: c.classes()?,
-        bias: true,
-    })
+    Ok(HeadConfig { dense, ..HeadConfig::linear(input, inputs, c.classes()?) })
 }
 
 fn bert(c: &Config) -> Result<Vec<Part>> {

@@ -91,18 +91,7 @@ pub(super) fn settle_size(image: &mut ImageTowerConfig, folder: &Path) -> Result
 
 /// A linear classifier over some of a tower's features.
 pub(super) fn classifier(c: &Config, input: HeadInput, inputs: usize) -> Result<HeadConfig> {
-    let outputs = c.classes()?;
-    Ok(HeadConfig {
-        input,
-        inputs,
-        dense: None,
-        dense_width: None,
-        dense_bias: true,
-        norm_eps: None,
-        norm_bias: true,
-        outputs,
-        bias: true,
-    })
+    Ok(HeadConfig::linear(input, inputs, c.classes()?))
 }
 
 /// The tower of a configuration, with a pooler.
@@ -151,17 +140,7 @@ fn vit(c: &Config) -> Result<Vec<Part>> {
 
 /// The last layer of masked image modelling: tokens to the pixels of a patch.
 fn pixel_head(image: &ImageTowerConfig, inputs: usize) -> HeadConfig {
-    HeadConfig {
-        input: HeadInput::Tokens,
-        inputs,
-        dense: None,
-        dense_width: None,
-        dense_bias: true,
-        norm_eps: None,
-        norm_bias: true,
-        outputs: 3 * image.patch_size * image.patch_size,
-        bias: true,
-    }
+    HeadConfig::linear(HeadInput::Tokens, inputs, 3 * image.patch_size * image.patch_size)
 }
 
 fn vit_mae(c: &Config) -> Result<Vec<Part>> {
