@@ -3,7 +3,9 @@
 use crate::pretrain::assert_goes_on_to_the_same_bits;
 use crate::retrieve::scene;
 use crate::scene::{Scene, failure, stdout};
+use safetensors::SafeTensors;
 use serde_json::Value;
+use std::collections::HashSet;
 
 /// What every run shares, so that it takes seconds.
 const SMALL: &str = "[image]\nsize = 16\npatch_size = 8\naugment = false\n[image.tower]\nhidden = 32\nlayers = 1\n\
@@ -152,6 +154,94 @@ fn texts_and_pictures_are_one_sequence_of_tokens() {
     for folder in ["text", "image", "pair"] {
         assert!(!scene.path().join(format!("learnt/{folder}/model.safetensors")).exists(), "{folder}");
     }
+}
+
+/// Centres of `width` numbers, as `codebook.safetensors` holds them.
+fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let bytes = file.tensor(name).expect("a tensor").data().to_vec();
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+#[test]
+fn pictures_become_codes_of_what_a_frozen_encoder_makes_of_them() {
+    let scene = scene();
+    let rows: String = (0..96)
+        .map(|i| {
+            let colour = ["red", "green", "blue", "white", "yellow", "black"][i % 6];
+            format!("pictures/{i}.png,a {colour} thing,{}\n", if i % 8 == 7 { "val" } else { "train" })
+        })
+        .collect();
+    scene.write("rows.csv", &format!("photo,words,split\n{rows}"));
+    config(&scene, "rows.csv", "[pretrain.mim]\nweight = 1\nmethod = \"simmim\"\n");
+    run(&scene, "vit", 2, &[]);
+    let fusion = "[pretrain.fusion]\nweight = 1\nfeatures = \"encoder\"\ncodes = 6\niterations = 500\nlayers = 1\n\
+                  hidden = 32\n";
+    config(&scene, "rows.csv", fusion);
+    let toml = String::from_utf8(scene.bytes("run.toml")).expect("text");
+    let toml = toml
+        .replace("patch_size = 8\n", "encoder = \"vit/image\"\n")
+        .replace("[image.tower]\nhidden = 32\nlayers = 1\n", "");
+    scene.write("run.toml", &toml);
+    let learnt = run(&scene, "learnt", 20, &["--set", "data.cache=true"]);
+    assert!(number(&learnt, "fusion_image_perplexity") < 6.0, "{learnt}");
+
+    // The codes are a k-means over what `extract` gives: of each patch a token, after [CLS].
+    let extract = ["extract", "vit/image", "rows.csv", "--column", "photo", "--out", "tokens.jsonl"];
+    scene.program().args(extract).assert().success();
+    let text = String::from_utf8(scene.bytes("tokens.jsonl")).expect("text");
+    let training = text.lines().enumerate().filter(|(row, _)| row % 8 != 7);
+    let tokens: Vec<Vec<f64>> = training
+        .flat_map(|(_, line)| {
+            let row: Value = serde_json::from_str(line).expect("JSON");
+            let tokens = row["photo"].as_array().expect("tokens").clone();
+            assert_eq!(tokens.len(), 5, "[CLS] and four patches");
+            tokens.into_iter().skip(1)
+        })
+        .map(|token| token.as_array().expect("numbers").iter().map(|x| x.as_f64().expect("a number")).collect())
+        .collect();
+    let (n, width) = (tokens.len() as f64, tokens[0].len());
+    let bytes = scene.bytes("learnt/fusion/codebook.safetensors");
+    let book = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let (mean, deviation, centres) = (floats(&book, "mean"), floats(&book, "deviation"), floats(&book, "centres"));
+    for at in 0..width {
+        let m = tokens.iter().map(|t| t[at]).sum::<f64>() / n;
+        let d = (tokens.iter().map(|t| (t[at] - m).powi(2)).sum::<f64>() / n).sqrt();
+        assert!((m - f64::from(mean[at])).abs() < 1e-4, "mean {at}: {m} is not {}", mean[at]);
+        assert!((d - f64::from(deviation[at])).abs() < 1e-4, "deviation {at}: {d} is not {}", deviation[at]);
+    }
+    // It has come to rest: each centre is the mean of the tokens that are nearest to it.
+    let mut sums = vec![(vec![0.0_f64; width], 0.0_f64); centres.len() / width];
+    for token in &tokens {
+        let scaled: Vec<f64> =
+            (0..width).map(|at| (token[at] - f64::from(mean[at])) / f64::from(deviation[at])).collect();
+        let distance = |code: usize| -> f64 {
+            (0..width).map(|at| (scaled[at] - f64::from(centres[code * width + at])).powi(2)).sum()
+        };
+        let nearest = (0..sums.len()).min_by(|a, b| distance(*a).total_cmp(&distance(*b))).expect("a code");
+        sums[nearest].0.iter_mut().zip(&scaled).for_each(|(sum, x)| *sum += x);
+        sums[nearest].1 += 1.0;
+    }
+    for (code, (sum, count)) in sums.iter().enumerate() {
+        assert!(*count > 0.0, "code {code} stands for nothing");
+        for (at, sum) in sum.iter().enumerate() {
+            let centre = f64::from(centres[code * width + at]);
+            assert!((sum / count - centre).abs() < 2e-3, "code {code}, {at}: {} is not {centre}", sum / count);
+        }
+    }
+    let described: Value = serde_json::from_slice(&scene.bytes("learnt/fusion/config.json")).expect("JSON");
+    assert_eq!(described["image_tokens"]["features"], "encoder");
+
+    // Each picture went through the encoder once, and what is kept gives the same bits.
+    fn files(folder: &std::path::Path) -> usize {
+        let entries = std::fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").path());
+        entries.map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
+    }
+    let pictures: HashSet<Vec<u8>> = (0..96).map(|i| scene.bytes(&format!("pictures/{i}.png"))).collect();
+    assert_eq!(files(&scene.path().join("cache/features")), pictures.len());
+    let arguments = ["run.toml", "--set", "train.epochs=40"];
+    let written = ["fusion/model.safetensors", "fusion/codebook.safetensors"];
+    assert_goes_on_to_the_same_bits(&scene, &arguments, &written);
+    assert!(scene.bytes("whole/fusion/codebook.safetensors") == bytes);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::Structures;
 use super::columns::Columns;
 use super::config::PretrainConfig;
-use super::network::{Part, causal_hits, following};
+use super::part::{Part, causal_hits, following};
 use super::structure::{Sizes, below, gpt2, start};
 use super::together::Read;
 use crate::{Error, Result};

@@ -3,7 +3,7 @@
 
 use super::columns::Columns;
 use super::config::PretrainConfig;
-use super::network::{Part, count};
+use super::part::{Part, count};
 use super::structure::{below, start};
 use super::together::Read;
 use crate::{Dataset, Error, Result};
@@ -80,17 +80,7 @@ impl ImageClass {
         let structured = columns.image == Some(image);
         let (input, inputs) =
             if structured { (HeadInput::First, tower.hidden()) } else { (HeadInput::Pooled, tower.dim()) };
-        let head = HeadConfig {
-            input,
-            inputs,
-            dense: None,
-            dense_width: None,
-            dense_bias: true,
-            norm_eps: None,
-            norm_bias: true,
-            outputs: labels.names.len(),
-            bias: true,
-        };
+        let head = HeadConfig::linear(input, inputs, labels.names.len());
         let head = Head::new(&mut Builder::new(params, config.train.seed).scope(SCOPE), &head)?;
         start(params, SCOPE, config.train.seed, None);
         Ok(Self { head, labels, image, weight: p.weight, smoothing: p.label_smoothing })

@@ -132,11 +132,15 @@ pub struct FusionObjectiveSection {
     /// The column of pictures and that of texts, as `["photo", "caption"]` (automatic: the only ones).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub columns: Option<[String; 2]>,
+    /// What of a patch becomes a code: its `pixels`, or what a frozen `encoder` (`image.encoder`)
+    /// makes of it.
+    pub features: PatchFeatures,
     /// Codes of the codebook, which k-means learns of the patches of training pictures.
     pub codes: usize,
     /// Rounds of k-means at most.
     pub iterations: usize,
-    /// Pixels of each side of a patch that becomes a token (automatic: an eighth of `image.size`).
+    /// Pixels of each side of a patch that becomes a token (automatic: an eighth of `image.size`; an
+    /// encoder has its own).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_size: Option<usize>,
     /// Blocks of the decoder.
@@ -152,6 +156,7 @@ impl Default for FusionObjectiveSection {
             weight: 0.0,
             image_weight: 1.0,
             columns: None,
+            features: PatchFeatures::Pixels,
             codes: 256,
             iterations: 20,
             patch_size: None,
@@ -159,4 +164,14 @@ impl Default for FusionObjectiveSection {
             hidden: None,
         }
     }
+}
+
+/// What stands for a patch of a picture when it becomes a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum PatchFeatures {
+    #[default]
+    Pixels,
+    Encoder,
 }

@@ -105,9 +105,6 @@ impl Default for CorpusPart {
     }
 }
 
-/// A source is gone through so many times in an epoch, at most.
-const MAX_WEIGHT: f64 = 1000.0;
-
 impl Default for CorpusSection {
     fn default() -> Self {
         Self {
@@ -235,115 +232,6 @@ impl PretrainConfig {
     pub(crate) fn learns_sounds(&self) -> bool {
         self.pretrain.msm.weight > 0.0
     }
-
-    /// Whether the settings make sense together.
-    ///
-    /// # Errors
-    /// With the key that does not.
-    pub(crate) fn validate(&self) -> Result<()> {
-        let wrong = |place: &str, problem: String| Err(Error::Config { place: place.into(), problem });
-        let p = &self.pretrain;
-        for (name, weight) in p.weights() {
-            if !(weight.is_finite() && weight >= 0.0) {
-                return wrong(&format!("pretrain.{name}.weight"), format!("{weight} is not a number from 0 on"));
-            }
-        }
-        if p.is_empty() {
-            let keys: Vec<String> = p.weights().iter().map(|(name, _)| format!("pretrain.{name}.weight")).collect();
-            let problem = format!("nothing is to be learnt; set one of these to 1: {}", keys.join(", "));
-            return wrong("pretrain", problem);
-        }
-        if p.mlm.weight > 0.0 && p.clm.weight > 0.0 {
-            let problem = "mlm and clm need different models, one that sees both sides and one that does not; set the \
-                           weight of one to 0";
-            return wrong("pretrain", problem.into());
-        }
-        let masking = [
-            ("mlm", p.mlm.weight > 0.0, p.mlm.masking().validate()),
-            ("mim", p.mim.weight > 0.0, p.mim.masking().validate()),
-            ("msm", p.msm.weight > 0.0, p.msm.masking().validate()),
-        ];
-        for (name, _, checked) in masking.into_iter().filter(|(_, used, _)| *used) {
-            if let Err(e) = checked {
-                return wrong(&format!("pretrain.{name}"), e.to_string());
-            }
-        }
-        if self.texts_of_table() && (self.data.table.is_none() || p.clm.weight > 0.0) {
-            let problem = match p.clm.weight > 0.0 {
-                true => "missing; expected text files, shards, or folders of them",
-                false => {
-                    "missing; expected text files, shards, or folders of them, or data.table with a column of texts"
-                }
-            };
-            return wrong("corpus.files", problem.into());
-        }
-        for source in &self.corpus.source {
-            if source.files.is_empty() {
-                return wrong("corpus.source.files", "missing; expected text files, shards, or folders of them".into());
-            }
-            if !(source.weight > 0.0 && source.weight <= MAX_WEIGHT) {
-                let problem = format!("{} is not a number above 0 and up to {MAX_WEIGHT}", source.weight);
-                return wrong("corpus.source.weight", problem);
-            }
-        }
-        let of_table = self.learns_images() || self.learns_sounds() || self.learns_columns();
-        if of_table && self.data.table.is_none() {
-            return wrong("data.table", "missing; expected a table with the columns to learn from".into());
-        }
-        if p.contrastive.weight > 0.0 {
-            self.validate_contrastive()?;
-        }
-        if !(0.0..1.0).contains(&self.corpus.val) {
-            return wrong("corpus.val", format!("{} is not a share from 0 up to, but not, 1", self.corpus.val));
-        }
-        if self.text.max_tokens < 4 {
-            return wrong(
-                "text.max_tokens",
-                format!("{} is too short to learn from; expected at least 4", self.text.max_tokens),
-            );
-        }
-        for (name, layers) in [("itm", p.itm.layers), ("caption", p.caption.layers), ("fusion", p.fusion.layers)] {
-            if layers == 0 {
-                return wrong(&format!("pretrain.{name}.layers"), "0 is not at least 1".into());
-            }
-        }
-        if !(0.0..1.0).contains(&p.image_class.label_smoothing) {
-            let problem = format!("{} is not a share from 0 up to, but not, 1", p.image_class.label_smoothing);
-            return wrong("pretrain.image_class.label_smoothing", problem);
-        }
-        if p.fusion.codes < 2 {
-            return wrong("pretrain.fusion.codes", format!("{} is not at least 2", p.fusion.codes));
-        }
-        if !(p.fusion.image_weight.is_finite() && p.fusion.image_weight >= 0.0) {
-            let problem = format!("{} is not a number from 0 on", p.fusion.image_weight);
-            return wrong("pretrain.fusion.image_weight", problem);
-        }
-        if !(p.frame_order.hidden_frame.is_finite() && p.frame_order.hidden_frame >= 0.0) {
-            let problem = format!("{} is not a number from 0 on", p.frame_order.hidden_frame);
-            return wrong("pretrain.frame_order.hidden_frame", problem);
-        }
-        self.train.validate()?;
-        Ok(())
-    }
-
-    fn validate_contrastive(&self) -> Result<()> {
-        let c = &self.pretrain.contrastive;
-        let wrong =
-            |key: &str, problem: String| Err(Error::Config { place: format!("pretrain.contrastive.{key}"), problem });
-        if c.pairs.as_ref().is_some_and(Vec::is_empty) {
-            return wrong("pairs", "names no pair; expected some, as [[\"photo\", \"caption\"]]".into());
-        }
-        if let Some(bad) = c.templates.iter().find(|t| !t.contains("{}")) {
-            return wrong(
-                "templates",
-                format!("{bad:?} has no {{}} where the class belongs, as \"a photo of a {{}}.\""),
-            );
-        }
-        if !c.templates.is_empty() && c.zero_shot.is_none() {
-            return wrong("templates", "are for zero_shot, which names no column".into());
-        }
-        Ok(())
-    }
 }
 
 impl PretrainSection {
@@ -379,23 +267,6 @@ mod tests {
         assert!(error("[pretrain.mlm]\nwieght = 1\n").contains("did you mean \"weight\"?"));
         assert!(error("[corpsu]\n").contains("did you mean \"corpus\"?"));
         assert!(error("[label]\ncolumn = \"x\"\n").contains("label"), "a label is nothing to learn from here");
-    }
-
-    #[test]
-    fn what_cannot_be_learnt_is_said() {
-        let error = |text: &str| {
-            let config = PretrainConfig::from_toml(text, &[]).expect("valid");
-            config.validate().expect_err("refused").to_string()
-        };
-        let files = "[corpus]\nfiles = [\"a.txt\"]\n";
-        assert!(error(files).contains("pretrain.mlm.weight"));
-        assert!(error("[pretrain.mlm]\nweight = 1\n").starts_with("corpus.files"));
-        let source = |keys: &str| error(&format!("[[corpus.source]]\n{keys}\n[pretrain.mlm]\nweight = 1\n"));
-        assert!(source("weight = 2").starts_with("corpus.source.files"));
-        assert!(source("files = [\"a.tar\"]\nweight = 0").starts_with("corpus.source.weight"));
-        assert!(error(&format!("{files}[pretrain.mlm]\nweight = 1\n[pretrain.clm]\nweight = 1\n")).contains("clm"));
-        assert!(error(&format!("{files}[pretrain.mlm]\nweight = 1\nshare = 2\n")).contains("pretrain.mlm"));
-        assert!(error(&format!("{files}[pretrain.mlm]\nweight = -1\n")).contains("weight"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::columns::Columns;
 use super::config::PretrainConfig;
-use super::network::{Part, count};
+use super::part::{Part, count};
 use crate::{Error, Result};
 use sensorium_data::Modality;
 use sensorium_engine::{Builder, Params, Random};

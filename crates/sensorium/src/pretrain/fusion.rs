@@ -3,13 +3,13 @@
 
 use super::columns::Columns;
 use super::config::PretrainConfig;
-use super::network::{Part, causal_hits, following};
+use super::image_codes::ImageCodes;
+use super::part::{Part, causal_hits, following};
 use super::structure::{Sizes, below, gpt2, start};
 use super::together::Read;
 use crate::{Error, Result};
-use sensorium_data::{Processor, Tokenizer};
-use sensorium_engine::{Builder, Offsets, Params, Random, Tape, Tensor, Var, ops};
-use sensorium_model::objectives::Codebook;
+use sensorium_data::Tokenizer;
+use sensorium_engine::{Builder, Offsets, Params, Random, Tensor};
 use sensorium_model::pretrained::{Config, PartConfig, describe};
 use sensorium_model::{Context, Decoder, Values};
 use serde_json::{Value, json};
@@ -18,16 +18,13 @@ use std::path::Path;
 
 /// Below which the decoder's parameters stand.
 const SCOPE: &str = "fusion";
-/// Patches that the codebook is learnt from, at most.
-const MAX_PATCHES: usize = 20_000;
 
 /// A language model over spliced texts and pictures.
 pub(super) struct Fusion {
     decoder: Decoder,
-    codebook: Codebook,
+    codes: ImageCodes,
     pub image: usize,
     pub text: usize,
-    patch: usize,
     /// Tokens of texts; behind them stand the codes, then the token before a picture.
     words: usize,
     weight: f64,
@@ -38,48 +35,31 @@ pub(super) struct Fusion {
 }
 
 impl Fusion {
-    /// Learns the codebook of the training pictures' patches, and adds the
-    /// decoder to `params`.
+    /// Learns the codes of the training pictures, and adds the decoder to
+    /// `params`.
     ///
     /// # Errors
     /// When columns are not there, patches are too alike, or sizes do not fit.
     pub(super) fn new(params: &mut Params, columns: &Columns, config: &PretrainConfig) -> Result<Self> {
         let p = &config.pretrain.fusion;
         let [image, text] = columns.image_and_text("pretrain.fusion.columns", p.columns.as_ref())?;
-        let wrong = |key: &str, problem: String| Error::Config { place: format!("pretrain.fusion.{key}"), problem };
         let tokenizer = columns.plan.tokenizer.clone();
         let tokenizer = tokenizer.filter(Tokenizer::adds_special_tokens).ok_or_else(|| {
             let problem = "the tokenizer puts no tokens before and behind a text, so that nothing begins or ends one; use \
                            another, or let a vocabulary be learnt";
             Error::Config { place: "pretrain.fusion".into(), problem: problem.into() }
         })?;
-        let Processor::Image(processor) = &columns.plan.columns[image].processor else {
-            return Err(wrong("columns", "the first is no column of pictures".into()));
-        };
-        let size = processor.size;
-        let patch = p.patch_size.unwrap_or((size / 8).max(1));
-        if patch == 0 || !size.is_multiple_of(patch) {
-            return Err(wrong("patch_size", format!("{patch} does not divide the {size} pixels of a picture")));
-        }
+        let codes = ImageCodes::learn(columns, image, config)?;
         let seed = config.train.seed;
-        let patches = training_patches(columns, image, (size, patch))?;
-        let random = Random::new(seed).purpose("codebook");
-        let codebook =
-            Codebook::fit(&patches, p.codes, p.iterations, random).map_err(|e| wrong("codes", e.to_string()))?;
-        let tokens = size / patch * (size / patch);
         let hidden = p.hidden.unwrap_or_else(|| columns.towers[text].tower.hidden());
-        let max_tokens = columns.fit.text.max_tokens + tokens + 1;
+        let max_tokens = columns.fit.text.max_tokens + codes.each + 1;
         let sizes = Sizes { hidden, layers: p.layers, heads: (hidden / 32).max(1), max_tokens };
         let words = tokenizer.vocab_size();
         let mut json = gpt2(config, &sizes, &tokenizer);
         json["vocab_size"] = json!(words + p.codes + 1);
-        json["image_tokens"] = json!({
-            "first": words,
-            "codes": p.codes,
-            "begin": words + p.codes,
-            "patch_size": patch,
-            "image_size": size,
-        });
+        let mut facts = codes.facts();
+        (facts["first"], facts["codes"], facts["begin"]) = (json!(words), json!(p.codes), json!(words + p.codes));
+        json["image_tokens"] = facts;
         let (_, parts) = describe(&Config::new("fusion", json.clone())?, Path::new("fusion"))?;
         let found = parts.into_iter().find_map(|part| match part.config {
             PartConfig::Decoder(decoder) => Some(decoder),
@@ -90,10 +70,9 @@ impl Fusion {
         start(params, SCOPE, seed, Some(p.layers));
         Ok(Self {
             decoder: model,
-            codebook,
+            codes,
             image,
             text,
-            patch,
             words,
             weight: p.weight,
             image_weight: p.image_weight,
@@ -110,16 +89,14 @@ impl Fusion {
     /// When a sequence is too long.
     pub(super) fn parts(&self, cx: &Context<'_>, read: &Read<'_>, random: Random, judged: bool) -> Result<Vec<Part>> {
         let (texts, images) = (&read.inputs.columns[self.text], &read.inputs.columns[self.image]);
-        let (Values::Tokens(tokens), Values::Images(pixels)) = (texts.values(), images.values()) else {
-            return Ok(Vec::new());
-        };
+        let Values::Tokens(tokens) = texts.values() else { return Ok(Vec::new()) };
         let both = read.both(self.image, self.text);
         if both.is_empty() {
             return Ok(Vec::new());
         }
-        let codes = self.codebook.nearest(&patches(pixels, self.patch)?)?;
-        let each = codes.len() / pixels.dims()[0].max(1);
-        let begin = (self.words + self.codebook.codes()) as u32;
+        let codes = self.codes.of(images)?;
+        let each = self.codes.each;
+        let begin = (self.words + self.codes.codes()) as u32;
         let (mut ids, mut lengths) = (Vec::new(), Vec::new());
         for (sample, [image, text]) in both {
             let before = ids.len();
@@ -160,53 +137,27 @@ impl Fusion {
         Ok(losses)
     }
 
-    /// The configuration, the tensors of the decoder under its family's names,
-    /// and the centres of the codes.
+    /// The configuration, and the tensors of the decoder under its family's
+    /// names.
     ///
     /// # Errors
     /// When a name is not known.
-    pub(super) fn export(&self, params: &Params) -> Result<(&Value, BTreeMap<String, Tensor>, &Tensor)> {
+    pub(super) fn export(&self, params: &Params) -> Result<(&Value, BTreeMap<String, Tensor>)> {
         let (_, parts) = describe(&Config::new("fusion", self.config.clone())?, Path::new("fusion"))?;
         let mut tensors = BTreeMap::new();
         for part in parts.iter().filter(|part| part.name == "decoder") {
             tensors.extend(part.keys.export(below(params, SCOPE))?);
         }
-        Ok((&self.config, tensors, self.codebook.centres()))
+        Ok((&self.config, tensors))
+    }
+
+    /// How pictures become codes.
+    pub(super) fn codes(&self) -> &ImageCodes {
+        &self.codes
     }
 
     /// What is learnt, in words.
     pub(super) fn describe(&self) -> String {
-        format!(
-            "fusion: a decoder over {} tokens of texts and {} codes of patches of {} pixels",
-            self.words,
-            self.codebook.codes(),
-            self.patch
-        )
+        format!("fusion: a decoder over {} tokens of texts and {}", self.words, self.codes.describe())
     }
-}
-
-/// Pictures `[n, 3, size, size]` to patches `[n · patches, 3 · patch²]`.
-fn patches(pixels: &Tensor, patch: usize) -> Result<Tensor> {
-    let patches =
-        ops::unfold_patches(&Tape::inference(), &Var::constant(pixels.clone()), (patch, patch), (patch, patch))?;
-    Ok(patches.into_value())
-}
-
-/// Patches of training pictures, spread evenly over the rows.
-fn training_patches(columns: &Columns, image: usize, (size, patch): (usize, usize)) -> Result<Tensor> {
-    let each = (size / patch).pow(2);
-    let rows = &columns.dataset.splits.train;
-    let every = (rows.len() * each).div_ceil(MAX_PATCHES).max(1);
-    let rows: Vec<u64> = rows.iter().step_by(every).copied().collect();
-    let loader = columns.dataset.in_order(&columns.plan, &rows, &columns.fit, false)?;
-    let (mut data, width) = (Vec::new(), 3 * patch * patch);
-    for pack in loader.epoch(0, 0) {
-        let batch = crate::Batch::new(pack?)?;
-        if let Values::Images(pixels) = batch.inputs.columns[image].values()
-            && pixels.dims()[0] > 0
-        {
-            data.extend_from_slice(patches(pixels, patch)?.data());
-        }
-    }
-    Ok(Tensor::from_slice(&[data.len() / width, width], &data)?)
 }

@@ -2,7 +2,7 @@
 
 use super::columns::Columns;
 use super::config::PretrainConfig;
-use super::network::{Part, count};
+use super::part::{Part, count};
 use super::structure::start;
 use super::together::Read;
 use crate::Result;

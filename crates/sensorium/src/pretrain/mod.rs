@@ -7,7 +7,9 @@
 //! it like any checkpoint, and so do other libraries. `pair` holds columns that
 //! meet in one space, as a fit with `task = "retrieve"` leaves them.
 
+mod assembly;
 mod captioning;
+mod check;
 mod classes;
 mod column_sections;
 mod columns;
@@ -16,8 +18,11 @@ mod corpora;
 mod encoder_folders;
 mod frame_order;
 mod fusion;
+mod going_on;
+mod image_codes;
 mod matching;
 mod network;
+mod part;
 mod pictures;
 mod report;
 mod save;
@@ -31,6 +36,7 @@ mod validation;
 
 pub use column_sections::{
     CaptionSection, ContrastiveSection, FrameOrderSection, FusionObjectiveSection, ImageClassSection, ItmSection,
+    PatchFeatures,
 };
 pub use config::{CorpusPart, CorpusSection, PretrainConfig, PretrainSection};
 pub use encoder_folders::ENCODER_FOLDER;
@@ -40,32 +46,19 @@ pub use sections::{CausalStructure, ClmSection, MimMethod, MimSection, MlmSectio
 use crate::fit::{FitOptions, Follower};
 use crate::saved::{FIT_FILE, write};
 use crate::{Error, Result};
-use columns::{Columns, Shares};
-use corpora::{Corpora, TextSource};
-use encoder_folders::EncoderFolder;
+use assembly::{Assembly, assemble};
 use network::Network;
-use pictures::{FrameStructure, ImageStructure, Media};
-use sensorium_data::{ColumnType, CorpusOptions};
+use pictures::{FrameStructure, ImageStructure};
 use sensorium_engine::Tape;
 use sensorium_train::{
     Event, Inventory, Observer, RunOptions, Source, StepContext, Stopped, Summary, TrainConfig, Trainable, Trainer,
 };
 use sounds::AudioStructure;
-use source::{Batch, BatchSize, CorpusSource, PictureSource, SoundSource, Sources, held_out};
+use source::Sources;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
-use structure::{TextStructure, Texts};
-use texts::{RowTexts, Words};
-use together::Together;
-use validation::Validation;
-
-/// Where the token numbers of a corpus lie, within the folder of a run.
-const CORPUS_FOLDER: &str = "corpus";
-
-/// What is said where a checkpoint brings no decoder or head of its own.
-const NEW_PIXEL_HEAD: &str = "the checkpoint has no head for this masked image modelling: a new one begins";
+use structure::TextStructure;
 
 /// What a run came to.
 #[derive(Debug)]
@@ -96,19 +89,6 @@ impl Structures {
             .chain(self.video.iter().map(|_| "ViT"))
             .collect()
     }
-}
-
-/// A run as it is put together, modality by modality.
-struct Assembly {
-    network: Network,
-    sources: Vec<Box<dyn Source<Batch>>>,
-    validation: Validation,
-    structures: Structures,
-    columns: Option<Columns>,
-    /// Encoders that columns began with, to be written with what they learnt.
-    encoders: Vec<EncoderFolder>,
-    /// What determines the run beside its configuration.
-    identity: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Pretrains a model under a configuration. Of the options, `out` is where it
@@ -171,287 +151,6 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
     Ok(Pretraining { summary, metrics, report: Some(report) })
 }
 
-/// Puts a run together; what was automatic in the configuration is filled in.
-fn assemble(config: &mut PretrainConfig, options: &FitOptions, follower: &mut dyn Follower) -> Result<Assembly> {
-    let mut assembly = Assembly {
-        network: Network::new(config.train.gradient_checkpointing),
-        sources: Vec::new(),
-        validation: Validation::new(config.corpus.seed),
-        structures: Structures::default(),
-        columns: None,
-        encoders: Vec::new(),
-        identity: serde_json::Map::new(),
-    };
-    if config.learns_columns() {
-        assembly.add_columns(config, options, follower)?;
-    }
-    // What a column's tower learns has been added with it.
-    if config.learns_text() && !(config.texts_of_table() && assembly.structures.text.is_some()) {
-        assembly.add_text(config, options, follower)?;
-    }
-    if config.learns_images() && assembly.structures.image.is_none() {
-        assembly.add_images(config, options, follower)?;
-    }
-    if config.learns_sounds() && assembly.structures.audio.is_none() {
-        assembly.add_sounds(config, options, follower)?;
-    }
-    Ok(assembly)
-}
-
-impl Assembly {
-    fn add_text(
-        &mut self,
-        config: &mut PretrainConfig,
-        options: &FitOptions,
-        follower: &mut dyn Follower,
-    ) -> Result<()> {
-        if config.texts_of_table() {
-            return self.add_row_texts(config, options, follower);
-        }
-        let out = &options.out;
-        let sources = TextSource::of(&config.corpus)?;
-        // A column's tower, where one shares it.
-        let structure = match self.structures.text.take() {
-            Some(structure) => structure,
-            None => TextStructure::new(config, Texts { sources: &sources, cells: &[] }, kept(options).as_deref())?,
-        };
-        let how = CorpusOptions {
-            unit: config.corpus.unit,
-            max_tokens: structure.max_tokens,
-            words: config.corpus.words,
-            column: None,
-        };
-        let open = |sources: &[TextSource], name: &str| {
-            Corpora::open(sources, &structure.tokenizer, &how, &out.join(CORPUS_FOLDER), name).map(Arc::new)
-        };
-        let training = open(&sources, "train")?;
-        describe_corpora("corpus", &training, follower);
-        let (train, (val_corpus, val)) = match TextSource::validation(&config.corpus)? {
-            None => {
-                let (train, val) = held_out(training.len(), config.corpus.val, config.corpus.seed);
-                (train, (Arc::clone(&training), val))
-            }
-            Some(given) => {
-                let validation = open(&[given], "validation")?;
-                describe_corpora("validation", &validation, follower);
-                let pieces = (0..validation.len() as u32).collect();
-                ((0..training.len() as u32).collect(), (validation, pieces))
-            }
-        };
-        if train.is_empty() {
-            return Err(Error::Request("the corpus has no piece that is long enough to learn from".into()));
-        }
-        let size = BatchSize {
-            pieces: if config.train.token_budget > 0 { usize::MAX } else { config.train.batch_size.max(1) },
-            tokens: config.train.token_budget,
-        };
-        let fingerprints = [training.fingerprints(), val_corpus.fingerprints()].concat();
-        self.identity.insert("corpora".into(), serde_json::json!(fingerprints));
-        self.identity.insert("text".into(), structure.config.clone());
-        self.validation.add_text(val_corpus, val, size);
-        self.sources.push(Box::new(CorpusSource::new(training, &train, size, config.train.seed)));
-        self.learn_text(config, structure, options, follower)
-    }
-
-    /// Adds what is learnt of texts, wherever they come from: over a column's
-    /// tower where one has its structure.
-    fn learn_text(
-        &mut self,
-        config: &PretrainConfig,
-        structure: TextStructure,
-        options: &FitOptions,
-        follower: &mut dyn Follower,
-    ) -> Result<()> {
-        save::save_text_structure(&options.out, &structure, true)?;
-        let p = &config.pretrain;
-        let weight = if p.mlm.weight > 0.0 { p.mlm.weight } else { p.clm.weight };
-        let column = self.columns.as_ref().and_then(|c| c.text);
-        let shared = self.network.together.as_ref().zip(column).and_then(|(t, column)| t.text(column));
-        if self.network.add_text(&structure, shared, p.mlm.masking(), weight, config.train.seed)? {
-            follower.note("the checkpoint has no head for masked language modelling: a new one begins");
-        }
-        self.structures.text = Some(structure);
-        Ok(())
-    }
-
-    /// Texts of a table, of which nothing else is learnt.
-    fn add_row_texts(
-        &mut self,
-        config: &mut PretrainConfig,
-        options: &FitOptions,
-        follower: &mut dyn Follower,
-    ) -> Result<()> {
-        let Some(path) = config.data.table.clone() else { return Ok(()) };
-        let dataset = pictures::open(config, &path, ColumnType::Text)?;
-        let names: Vec<String> = dataset.schema.inputs().map(|c| c.name.clone()).collect();
-        let cells = columns::cells(&dataset, &names)?;
-        let structure = TextStructure::new(config, Texts { sources: &[], cells: &cells }, kept(options).as_deref())?;
-        drop(cells);
-        let texts = Media::new(&dataset, config, structure.plan(config, &dataset)?)?;
-        follower.note(&format!("texts: {}", texts.describe()));
-        self.identity.insert("texts".into(), serde_json::json!([texts.rows, texts.held_out]));
-        self.identity.insert("text".into(), structure.config.clone());
-        let words = Arc::new(Words::new(&dataset.table, &names, &structure.tokenizer, config.words())?);
-        if texts.held_out > 0 {
-            self.validation.add(Box::new(RowTexts { loader: texts.validation, words: Arc::clone(&words) }));
-        }
-        self.sources.push(Box::new(RowTexts { loader: texts.training, words }));
-        self.learn_text(config, structure, options, follower)
-    }
-
-    /// Freezes towers that nothing learns with, and forgets their structure:
-    /// they are not written.
-    fn leave_idle(
-        &mut self,
-        config: &PretrainConfig,
-        together: &Together,
-        columns: &Columns,
-        structures: &mut Structures,
-    ) {
-        let learnt = [
-            (columns.text, config.texts_of_table() || config.pretrain.mlm.weight > 0.0),
-            (columns.image, config.learns_images()),
-            (columns.audio, config.learns_sounds()),
-        ];
-        let learnt = |column: usize| learnt.iter().any(|(at, learnt)| *at == Some(column) && *learnt);
-        for column in (0..columns.plan.columns.len()).filter(|c| together.idle(*c) && !learnt(*c)) {
-            let beneath = format!("{}.", together.scope(column));
-            for (_, p) in self.network.params.iter_mut().filter(|(_, p)| p.name.starts_with(&beneath)) {
-                p.trainable = false;
-            }
-            if columns.text == Some(column) {
-                structures.text = None;
-            }
-            if columns.image == Some(column) {
-                structures.image = None;
-            }
-        }
-    }
-
-    /// Columns that are learnt from together, and what objectives of one
-    /// modality learn of them with the same towers.
-    fn add_columns(
-        &mut self,
-        config: &mut PretrainConfig,
-        options: &FitOptions,
-        follower: &mut dyn Follower,
-    ) -> Result<()> {
-        let Some(path) = config.data.table.clone() else { return Ok(()) };
-        let sources = TextSource::of(&config.corpus)?;
-        let (mut columns, mut structures) = Columns::new(config, &path, &sources, kept(options).as_deref())?;
-        follower.note(&columns.describe());
-        self.identity.insert("columns".into(), columns.identity());
-        let together = Together::new(&mut self.network.params, &mut columns, &structures, config)?;
-        let mut shares = Shares::default();
-        self.leave_idle(config, &together, &columns, &mut structures);
-        let note = &mut |text: &str| follower.note(text);
-        self.encoders = EncoderFolder::of(&columns, &together, &self.network.params, note);
-        let seed = config.train.seed;
-        if let Some((at, structure)) = columns.text.zip(structures.text.as_ref()) {
-            save::save_text_structure(&options.out, structure, config.learns_text())?;
-            if config.texts_of_table() {
-                let name = columns.plan.columns[at].source.clone();
-                let words = Words::new(&columns.dataset.table, &[name], &structure.tokenizer, config.words())?;
-                shares.texts = Some((at, Arc::new(words)));
-            }
-            self.network.scopes.text = together.scope(at).to_owned();
-        }
-        if let Some((at, structure)) = columns.image.zip(structures.image.as_mut()) {
-            if config.pretrain.mim.weight == 0.0
-                && let Some(classes) = together.classes()
-            {
-                structure.name_classes(classes.id2label());
-            }
-            save::save_image_structure(&options.out, structure)?;
-            self.network.scopes.image = together.scope(at).to_owned();
-            let mim = &config.pretrain.mim;
-            if mim.weight > 0.0 {
-                shares.images = Some(at);
-                if self.network.add_image(structure, together.image(at), mim.masking(), mim.weight, seed)? {
-                    follower.note(NEW_PIXEL_HEAD);
-                }
-            }
-        }
-        if let Some((at, structure)) = columns.audio.zip(structures.audio.as_ref()) {
-            save::save_audio_structure(&options.out, structure)?;
-            self.network.scopes.audio = together.scope(at).to_owned();
-            shares.sounds = Some((at, structure.shortest()));
-            let msm = &config.pretrain.msm;
-            self.network.add_audio(structure, together.audio(at), msm.masking(), msm.weight, seed)?;
-        }
-        if let Some((at, structure)) = columns.video.zip(structures.video.as_ref()) {
-            save::save_frame_structure(&options.out, structure)?;
-            self.network.scopes.frames = together.frames_scope(at);
-        }
-        if !columns.dataset.splits.val.is_empty() {
-            self.validation.add(Box::new(columns.held_out(shares.clone())?));
-            self.validation.compare(&columns, config)?;
-        }
-        self.sources.push(Box::new(columns.source(shares)?));
-        self.network.together = Some(together);
-        self.columns = Some(columns);
-        self.structures = structures;
-        match self.structures.text.take() {
-            Some(structure) if config.texts_of_table() => self.learn_text(config, structure, options, follower),
-            text => {
-                self.structures.text = text;
-                Ok(())
-            }
-        }
-    }
-
-    fn add_images(
-        &mut self,
-        config: &mut PretrainConfig,
-        options: &FitOptions,
-        follower: &mut dyn Follower,
-    ) -> Result<()> {
-        let Some(path) = config.data.table.clone() else { return Ok(()) };
-        let dataset = pictures::open(config, &path, ColumnType::Image)?;
-        let structure = ImageStructure::new(config, dataset.splits.train.len())?;
-        save::save_image_structure(&options.out, &structure)?;
-        let pictures = Media::new(&dataset, config, structure.plan(config, &dataset)?)?;
-        follower.note(&format!("pictures: {}", pictures.describe()));
-        self.identity.insert("pictures".into(), serde_json::json!([pictures.rows, pictures.held_out]));
-        self.identity.insert("image".into(), structure.config.clone());
-        if pictures.held_out > 0 {
-            self.validation.add(Box::new(PictureSource(pictures.validation)));
-        }
-        self.sources.push(Box::new(PictureSource(pictures.training)));
-        let mim = &config.pretrain.mim;
-        if self.network.add_image(&structure, None, mim.masking(), mim.weight, config.train.seed)? {
-            follower.note(NEW_PIXEL_HEAD);
-        }
-        self.structures.image = Some(structure);
-        Ok(())
-    }
-
-    fn add_sounds(
-        &mut self,
-        config: &mut PretrainConfig,
-        options: &FitOptions,
-        follower: &mut dyn Follower,
-    ) -> Result<()> {
-        let Some(path) = config.data.table.clone() else { return Ok(()) };
-        let dataset = pictures::open(config, &path, ColumnType::Audio)?;
-        let structure = AudioStructure::new(config, &dataset)?;
-        save::save_audio_structure(&options.out, &structure)?;
-        let sounds = Media::new(&dataset, config, Arc::clone(&structure.plan))?;
-        follower.note(&format!("sounds: {}", sounds.describe()));
-        self.identity.insert("sounds".into(), serde_json::json!([sounds.rows, sounds.held_out]));
-        self.identity.insert("audio".into(), structure.config.clone());
-        let shortest = structure.shortest();
-        if sounds.held_out > 0 {
-            self.validation.add(Box::new(SoundSource(sounds.validation, shortest)));
-        }
-        self.sources.push(Box::new(SoundSource(sounds.training, shortest)));
-        let msm = &config.pretrain.msm;
-        self.network.add_audio(&structure, None, msm.masking(), msm.weight, config.train.seed)?;
-        self.structures.audio = Some(structure);
-        Ok(())
-    }
-}
-
 /// A finished model is not overwritten unseen.
 fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
     let written = |folder: &str| options.out.join(folder).join(save::WEIGHTS_FILE).exists();
@@ -482,12 +181,6 @@ impl Observer for Watch<'_> {
     }
 }
 
-/// The tokenizer that a resumed run has begun with.
-fn kept(options: &FitOptions) -> Option<PathBuf> {
-    let kept = options.out.join(TEXT_FOLDER).join("tokenizer.json");
-    (options.resume && kept.is_file()).then_some(kept)
-}
-
 /// Writes the configuration with every automatic choice filled in.
 fn write_config(config: &PretrainConfig, out: &std::path::Path) -> Result<()> {
     let mut absolute = config.clone();
@@ -511,18 +204,6 @@ fn comparable(config: &PretrainConfig) -> Result<serde_json::Value> {
     config.corpus.source.iter_mut().for_each(|source| source.files = Vec::new());
     (config.data.table, config.data.cache, config.data.cache_gb) = (None, true, 0.0);
     serde_json::to_value(&config).map_err(|e| Error::Request(e.to_string()))
-}
-
-fn describe_corpora(name: &str, corpora: &Corpora, follower: &mut dyn Follower) {
-    for corpus in corpora.parts() {
-        let characters = corpus.characters() as f64 / corpus.tokens().max(1) as f64;
-        follower.note(&format!(
-            "{name}: {} texts, {} tokens of {characters:.1} characters on average, {} pieces",
-            corpus.texts(),
-            corpus.tokens(),
-            corpus.len()
-        ));
-    }
 }
 
 fn describe(config: &PretrainConfig, network: &Network, source: &Sources) -> Result<String> {

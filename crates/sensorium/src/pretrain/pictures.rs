@@ -2,11 +2,12 @@
 //! checkpoint, and the pictures of a table.
 
 use super::config::PretrainConfig;
+use super::going_on;
 use super::sections::MimMethod;
 use super::structure::START;
 use crate::assemble::augmentation;
 use crate::config::{FitConfig, TowerSection};
-use crate::{Dataset, Error, Result, hub, processors};
+use crate::{Dataset, Error, Result, processors};
 use sensorium_data::processor::{CropMode, ImageProcessor};
 use sensorium_data::{
     BatchSize, ColumnSchema, ColumnType, DataPlan, Loader, LoaderOptions, PlanOptions, Schema, SchemaOptions, Table,
@@ -211,23 +212,13 @@ impl FrameStructure {
 }
 
 fn going_on(config: &mut PretrainConfig, folder: &Path) -> Result<(Pretrained, ImageProcessor)> {
-    let wrong = |problem: String| Error::Config { place: "image.encoder".into(), problem };
-    let tower = &config.image.tower;
-    if tower.hidden.is_some() || tower.layers.is_some() || tower.heads.is_some() || config.image.patch_size.is_some() {
-        return Err(Error::Config {
-            place: "image".into(),
-            problem: "sizes are decided by image.encoder; leave hidden, layers, heads and patch_size out".into(),
-        });
+    if config.image.patch_size.is_some() {
+        let problem = "is decided by image.encoder; leave it out";
+        return Err(Error::Config { place: "image.patch_size".into(), problem: problem.into() });
     }
-    let folder = hub::resolve(&folder.to_string_lossy(), &mut |_| {}).map_err(|e| wrong(e.to_string()))?;
-    let source = Pretrained::open(&folder).map_err(|e| wrong(e.to_string()))?;
-    let model_type = source.config().str_or("model_type", "")?;
-    if !["vit", "vit_mae"].contains(&model_type) {
-        return Err(wrong(format!(
-            "masked image modelling and captions go on from ViT; this is a {} checkpoint",
-            source.family().name
-        )));
-    }
+    let source = going_on::checkpoint("image", &config.image.tower, folder)?;
+    let what = "masked image modelling and captions go on from ViT";
+    going_on::of_family("image", &source, &["vit", "vit_mae"], what)?;
     let processor = processors::image(&source)?;
     config.image.size = processor.size;
     Ok((source, processor))

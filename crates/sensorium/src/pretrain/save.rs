@@ -288,11 +288,11 @@ pub(super) fn save_tokenizer(folder: &Path, tokenizer: &Tokenizer, longest: usiz
 /// When a name is not known or a file cannot be written.
 pub(super) fn save_fusion(out: &Path, fusion: &Fusion, plan: &DataPlan, params: &Params) -> Result<()> {
     let folder = out.join(FUSION_FOLDER);
-    let (config, tensors, centres) = fusion.export(params)?;
+    let (config, tensors) = fusion.export(params)?;
     let Processor::Image(processor) = &plan.columns[fusion.image].processor else { return Ok(()) };
     save_described(&folder, config, &preprocessor(processor))?;
     save_tokenizer(&folder, &fusion.tokenizer, positions(config))?;
-    write_safetensors(&folder.join("codebook.safetensors"), [("centres", centres)])?;
+    write_safetensors(&folder.join("codebook.safetensors"), fusion.codes().tensors())?;
     let path = folder.join(WEIGHTS_FILE);
     Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
 }

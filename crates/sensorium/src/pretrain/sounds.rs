@@ -2,9 +2,10 @@
 //! from scratch or from a checkpoint, and the sounds of a table.
 
 use super::config::PretrainConfig;
+use super::going_on;
 use super::pictures::sizes;
 use super::structure::START;
-use crate::{Dataset, Error, Result, hub};
+use crate::{Dataset, Error, Result};
 use sensorium_data::processor::{AudioFeatures, AudioProcessor};
 use sensorium_data::{DataPlan, PlanOptions, Processor};
 use sensorium_media::audio::log_mel::Window;
@@ -127,25 +128,14 @@ impl AudioStructure {
     }
 }
 
-fn going_on(config: &mut PretrainConfig, folder: &Path) -> Result<(Pretrained, AudioProcessor)> {
-    let wrong = |problem: String| Error::Config { place: "audio.encoder".into(), problem };
-    let tower = &config.audio.tower;
-    if tower.hidden.is_some() || tower.layers.is_some() || tower.heads.is_some() {
-        return Err(Error::Config {
-            place: "audio.tower".into(),
-            problem: "sizes are decided by audio.encoder; leave hidden, layers and heads out".into(),
-        });
-    }
-    let folder = hub::resolve(&folder.to_string_lossy(), &mut |_| {}).map_err(|e| wrong(e.to_string()))?;
-    let source = Pretrained::open(&folder).map_err(|e| wrong(e.to_string()))?;
-    if source.family().name != "AST" {
-        return Err(wrong(format!(
-            "masked spectrogram modelling goes on from AST; this is a {} checkpoint",
-            source.family().name
-        )));
-    }
-    let processor = AudioProcessor::from_folder(source.folder())?
-        .ok_or_else(|| wrong("has no preprocessor_config.json, which says how sounds become what it hears".into()))?;
+fn going_on(config: &PretrainConfig, folder: &Path) -> Result<(Pretrained, AudioProcessor)> {
+    let source = going_on::checkpoint("audio", &config.audio.tower, folder)?;
+    let what = "masked spectrogram modelling goes on from AST";
+    going_on::of_family("audio", &source, &["audio-spectrogram-transformer"], what)?;
+    let processor = AudioProcessor::from_folder(source.folder())?.ok_or_else(|| {
+        let problem = "has no preprocessor_config.json, which says how sounds become what it hears";
+        going_on::wrong("audio", problem.into())
+    })?;
     Ok((source, processor))
 }
 

@@ -3,8 +3,9 @@
 
 use super::config::PretrainConfig;
 use super::corpora::TextSource;
+use super::going_on;
 use super::sections::CausalStructure;
-use crate::{Dataset, Error, Result, hub};
+use crate::{Dataset, Error, Result};
 use sensorium_data::processor::TextProcessor;
 use sensorium_data::{DataPlan, PlanOptions, Tokenizer, TokenizerKind, TokenizerOptions};
 use sensorium_engine::{Builder, Params, Random, Tensor};
@@ -90,22 +91,14 @@ impl TextStructure {
     }
 
     fn going_on(config: &mut PretrainConfig, folder: &Path) -> Result<Self> {
-        let wrong = |problem: String| Error::Config { place: "text.encoder".into(), problem };
+        let wrong = |problem: String| going_on::wrong("text", problem);
         if config.text.tokenizer.is_some() || config.text.vocab_size.is_some() {
             return Err(Error::Config {
                 place: "text".into(),
                 problem: "an encoder comes with its own tokenizer; leave tokenizer and vocab_size out".into(),
             });
         }
-        let tower = &config.text.tower;
-        if tower.hidden.is_some() || tower.layers.is_some() || tower.heads.is_some() {
-            return Err(Error::Config {
-                place: "text.tower".into(),
-                problem: "sizes are decided by text.encoder; leave hidden, layers and heads out".into(),
-            });
-        }
-        let folder = hub::resolve(&folder.to_string_lossy(), &mut |_| {}).map_err(|e| wrong(e.to_string()))?;
-        let source = Pretrained::open(&folder).map_err(|e| wrong(e.to_string()))?;
+        let source = going_on::checkpoint("text", &config.text.tower, folder)?;
         let (family, described) = describe(source.config(), source.folder())?;
         let part = |name: &str| described.iter().find(|p| p.name == name);
         let causal = config.pretrain.clm.weight > 0.0;

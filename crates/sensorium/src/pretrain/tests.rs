@@ -1,5 +1,6 @@
 //! What must hold of all objectives together.
 
+use super::source::Batch;
 use super::*;
 use image::{Rgb, RgbImage};
 use sensorium_train::testing::assert_trains;

@@ -8,7 +8,7 @@ use super::config::PretrainConfig;
 use super::frame_order::FrameOrder;
 use super::fusion::Fusion;
 use super::matching::Matching;
-use super::network::Part;
+use super::part::Part;
 use super::structure::fill;
 use crate::Result;
 use crate::config::FitConfig;
