@@ -3,7 +3,7 @@
     python bench/pretrain_exact.py START RUN
 
 RUN is a `sensorium pretrain` that went on from the checkpoint START (text.encoder) with batches of the whole corpus, in
-blocks. Two kinds of it say whether both sides do the same:
+blocks; `corpus.validation` names files, so that no block is held out. Two kinds of it say whether both sides do the same:
 
 - No dropout, and of `mlm` everything hidden (share = 1, mask = 1, random = 0): then every step has one outcome. Printed
   is the largest difference of a loss and of a gradient's norm over all steps, and those of some.
@@ -25,6 +25,8 @@ start, run = map(pathlib.Path, sys.argv[1:])
 torch.manual_seed(1)
 random = np.random.default_rng(1)
 settings = tomllib.loads((run / "config.toml").read_text())
+if not settings["corpus"]["validation"]:
+    sys.exit("the run held blocks out of its corpus: name files in corpus.validation")
 train, block, mlm = settings["train"], settings["text"]["max_tokens"], settings["pretrain"]["mlm"]
 causal = settings["pretrain"]["clm"]["weight"] > 0
 model = (AutoModelForCausalLM if causal else AutoModelForMaskedLM).from_pretrained(start, attn_implementation="eager")
