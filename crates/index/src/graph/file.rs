@@ -67,10 +67,12 @@ impl Graph {
             _ => return Err(other()),
         };
         // Of no more than there are vectors, nothing overflows.
-        let fits = own <= rows as u64 && made <= own && members.iter().all(|members| *members <= own);
+        if own > rows as u64 || made > own || members.iter().any(|members| *members > own) {
+            return Err(other());
+        }
         let head = if magic == *MAGIC { 32 + 8 * members.len() as u64 } else { 20 };
         let words = own * SLOTS as u64 + members.iter().map(|members| members * (SLOTS as u64 + 1)).sum::<u64>();
-        if !fits || head + 4 * words != length {
+        if head + 4 * words != length {
             return Err(other());
         }
         let mut layers = Vec::new();
