@@ -63,12 +63,12 @@ fn must_match(key: &'static str, pattern: &str, names: &[&str]) -> Result<()> {
     Err(TrainError::Pattern { key, pattern: pattern.to_owned(), near: near(pattern, names.iter().copied()) })
 }
 
-/// Biases, the scales of norms, position embeddings and special tokens do not decay.
+/// Biases, the scales of norms, tables of positions and special tokens do not decay.
 fn decays(name: &str, dims: &[usize]) -> bool {
-    let special = name.split('.').any(|part| {
-        part.contains("position_embedding") || part.contains("relative_attention_bias") || part.ends_with("_token")
-    });
-    dims.len() > 1 && !special
+    let last = name.rsplit('.').next().unwrap_or(name);
+    // `positions`, `relative_positions`, and those of frames in time.
+    let place = last.ends_with("positions") || last == "times";
+    dims.len() > 1 && !place && !last.ends_with("_token")
 }
 
 const LAYER_LISTS: [&str; 5] = ["layer", "layers", "h", "block", "blocks"];
@@ -153,7 +153,8 @@ mod tests {
         let mut params = Params::new();
         for (name, dims) in [
             ("text.embeddings.word_embeddings.weight", &[8, 4][..]),
-            ("text.embeddings.position_embeddings.weight", &[8, 4]),
+            ("text.embeddings.positions", &[8, 4]),
+            ("text.encoder.relative_positions", &[8, 2]),
             ("text.encoder.layer.0.output.dense.weight", &[4, 4]),
             ("text.encoder.layer.1.output.dense.weight", &[4, 4]),
             ("text.encoder.layer.1.output.dense.bias", &[4]),
@@ -177,7 +178,12 @@ mod tests {
         let undecayed: Vec<_> = groups.iter().filter(|(_, g)| g.weight_decay == 0.0).map(|(n, _)| n.as_str()).collect();
         assert_eq!(
             undecayed,
-            ["image.cls_token", "text.embeddings.position_embeddings.weight", "text.encoder.layer.1.output.dense.bias"]
+            [
+                "image.cls_token",
+                "text.embeddings.positions",
+                "text.encoder.layer.1.output.dense.bias",
+                "text.encoder.relative_positions"
+            ]
         );
     }
 
