@@ -109,7 +109,7 @@ fn pictures_are_matched_captioned_and_sorted() {
         "[pretrain.contrastive]\nweight = 1\n[pretrain.itm]\nweight = 1\nlayers = 1\n[pretrain.caption]\nweight = 1\n\
          layers = 1\n[pretrain.image_class]\nweight = 1\nlabel = \"colour\"\n",
     );
-    let learnt = run(&scene, "all", 40, &[]);
+    let learnt = run(&scene, "all", 80, &[]);
     let sum: f64 =
         ["contrastive", "itm", "caption", "image_class"].map(|n| number(&learnt, &format!("{n}_loss"))).iter().sum();
     assert!((sum - number(&learnt, "loss")).abs() < 1e-5, "{learnt}");
