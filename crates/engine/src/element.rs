@@ -72,6 +72,10 @@ pub trait Element:
     fn pool() -> &'static Pool<Self>;
     /// One matrix product; see [`crate::matmul`].
     fn product(product: crate::matmul::Product<'_, Self>);
+    /// Several of them.
+    fn products(all: Vec<crate::matmul::Product<'_, Self>>) {
+        all.into_iter().for_each(Self::product);
+    }
     /// A matrix packed for products with it on the right; None where the
     /// product packs nothing.
     fn pack(_right: &crate::matmul::Matrix<'_, Self>) -> Option<crate::matmul::PackedRight> {
@@ -189,6 +193,9 @@ impl Element for f32 {
     }
     fn product(product: crate::matmul::Product<'_, Self>) {
         crate::matmul::product_f32(product);
+    }
+    fn products(all: Vec<crate::matmul::Product<'_, Self>>) {
+        crate::matmul::products_f32(all);
     }
     fn pack(right: &crate::matmul::Matrix<'_, Self>) -> Option<crate::matmul::PackedRight> {
         crate::matmul::pack_f32(right)

@@ -23,6 +23,8 @@
 //! # }
 //! ```
 
+#[cfg(target_arch = "x86_64")]
+mod ahead;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod buffer;
@@ -41,6 +43,8 @@ mod random;
 mod row_gradient;
 mod simd;
 pub mod similarity;
+#[cfg(target_arch = "x86_64")]
+mod spans;
 #[cfg(target_arch = "x86_64")]
 mod standby;
 mod tape;

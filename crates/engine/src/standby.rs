@@ -8,6 +8,7 @@
 //!
 //! Who works on a job never shows in its result: a job hands out its own tasks.
 
+use crate::ahead::Reader;
 use rayon::prelude::*;
 use std::cell::{Cell, UnsafeCell};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -59,7 +60,7 @@ pub(crate) fn run(threads: usize, job: &Job<'_>) {
         Err(TryLockError::WouldBlock) => None,
     };
     if owner.is_some() && STANDING.load(Ordering::Acquire) > 0 {
-        let _open = Opened::new(job);
+        let _open = Opened::new(job, seat(threads));
         job();
         return;
     }
@@ -71,12 +72,19 @@ pub(crate) fn run(threads: usize, job: &Job<'_>) {
     }
 }
 
+/// Which part of a job on so many threads is this one's first, and of how many.
+pub(crate) fn seat(threads: usize) -> (usize, usize) {
+    (rayon::current_thread_index().unwrap_or(0) % threads.max(1), threads.max(1))
+}
+
 /// A job that helpers may enter; dropping it waits until they have left.
-struct Opened;
+struct Opened {
+    seat: (usize, usize),
+}
 
 impl Opened {
     /// The caller holds `OWNER`, and no job is open.
-    fn new(job: &Job<'_>) -> Self {
+    fn new(job: &Job<'_>, seat: (usize, usize)) -> Self {
         // SAFETY: the job outlives this guard, which waits for all helpers; the
         // lifetime is only forgotten. Nobody reads the place: no job is open.
         unsafe {
@@ -84,17 +92,23 @@ impl Opened {
         }
         let before = STATE.load(Ordering::Relaxed);
         STATE.store((before & !(NEXT - 1)).wrapping_add(NEXT) | OPEN, Ordering::Release);
-        Self
+        Self { seat }
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
         STATE.fetch_and(!OPEN, Ordering::Relaxed);
-        let mut spins = 0;
+        let (mut spins, mut reader) = (0, Reader::new(self.seat));
         while STATE.load(Ordering::Acquire) & HELPERS > 0 {
             spins += 1;
-            if spins < 1000 { std::hint::spin_loop() } else { std::thread::yield_now() }
+            if spins < 1000 {
+                if !reader.read() {
+                    std::hint::spin_loop();
+                }
+            } else {
+                std::thread::yield_now();
+            }
         }
     }
 }
@@ -110,6 +124,7 @@ fn stand_by() {
     if STATE.load(Ordering::Relaxed) & OPEN > 0 {
         done = done.wrapping_sub(NEXT);
     }
+    let mut reader = Reader::new(seat(rayon::current_num_threads()));
     while since.elapsed() < PATIENCE {
         for _ in 0..32 {
             let state = STATE.load(Ordering::Relaxed);
@@ -127,7 +142,9 @@ fn stand_by() {
                 STATE.fetch_sub(1, Ordering::Release);
                 (since, done) = (Instant::now(), number);
             }
-            std::hint::spin_loop();
+            if !reader.read() {
+                std::hint::spin_loop();
+            }
         }
     }
     STANDING.fetch_sub(1, Ordering::AcqRel);

@@ -160,26 +160,48 @@ impl<'a, E: Element> Product<'a, E> {
     /// # Panics
     /// When the shapes do not fit: operations check them first.
     pub(crate) fn run(self) {
+        if self.is_left_to_do() {
+            E::product(self);
+        }
+    }
+
+    /// Whether there is anything to multiply; what is written without that is
+    /// written.
+    ///
+    /// # Panics
+    /// When the shapes do not fit.
+    fn is_left_to_do(&self) -> bool {
         let (b_rows, b_cols) = self.b.shape();
-        let Self { a, c, .. } = &self;
+        let Self { a, c, .. } = self;
         assert!(a.rows == c.rows && b_cols == c.cols && a.cols == b_rows, "shapes of a product do not fit");
         if c.rows == 0 || c.cols == 0 {
-            return;
+            return false;
         }
-        if a.cols == 0 {
-            for i in 0..c.rows {
-                // SAFETY: row i of the output, which we borrow exclusively.
-                let row = unsafe { std::slice::from_raw_parts_mut(c.data.add(i * c.stride), c.cols) };
-                if !self.accumulate {
-                    row.fill(E::ZERO);
-                }
-                if let Some(finish) = self.finish {
-                    finish(i, 0, row);
-                }
+        if a.cols > 0 {
+            return true;
+        }
+        for i in 0..c.rows {
+            // SAFETY: row i of the output, which we borrow exclusively.
+            let row = unsafe { std::slice::from_raw_parts_mut(c.data.add(i * c.stride), c.cols) };
+            if !self.accumulate {
+                row.fill(E::ZERO);
             }
-            return;
+            if let Some(finish) = self.finish {
+                finish(i, 0, row);
+            }
         }
-        E::product(self);
+        false
+    }
+}
+
+/// Computes several products, those of few rows together.
+///
+/// # Panics
+/// When the shapes do not fit: operations check them first.
+pub(crate) fn run_all<E: Element>(mut products: Vec<Product<'_, E>>) {
+    products.retain(Product::is_left_to_do);
+    if !products.is_empty() {
+        E::products(products);
     }
 }
 
@@ -211,10 +233,18 @@ pub(crate) fn pack_f32(b: &Matrix<'_, f32>) -> Option<PackedRight> {
     None
 }
 
+pub(crate) fn products_f32(all: Vec<Product<'_, f32>>) {
+    #[cfg(target_arch = "x86_64")]
+    if !ALIKE.get() && all.iter().all(thin::fits) {
+        return thin::products(&all);
+    }
+    all.into_iter().for_each(product_f32);
+}
+
 pub(crate) fn product_f32(p: Product<'_, f32>) {
     #[cfg(target_arch = "x86_64")]
     if !ALIKE.get() && thin::fits(&p) {
-        return thin::product(&p);
+        return thin::products(std::slice::from_ref(&p));
     }
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if matches!(p.b, Right::Plain(_)) && in_tiles(p.c.rows, p.c.cols, p.a.cols) {

@@ -1,7 +1,7 @@
 //! The linear layer as one operation: product, bias and activation.
 
 use super::{Activation, activation, matrix, vector};
-use crate::matmul::{Matrix, Output, Product, Right, reads_packed};
+use crate::matmul::{Matrix, Output, Product, Right, reads_packed, run_all};
 use crate::parallel::{reduce_rows, rows_mut};
 use crate::simd::vectorised;
 use crate::tape::Handle;
@@ -93,6 +93,47 @@ pub fn activated_linear<E: Element>(
     }))
 }
 
+/// Layers of one input, y = f(x·Wᵀ + b) of each: the products of few rows are
+/// done in one go, which takes less time than one after the other where they
+/// are small.
+///
+/// `x` is `[rows, inputs]`, a weight `[outputs, inputs]`, a bias `[outputs]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn linears<E: Element>(
+    tape: &Tape<E>,
+    x: &Var<E>,
+    layers: &[(&Var<E>, Option<&Var<E>>)],
+    activation: Activation,
+) -> Result<Vec<Var<E>>> {
+    if layers.iter().any(|(weight, bias)| tape.records(&involved(x, weight, *bias))) {
+        return layers.iter().map(|(weight, bias)| linear(tape, x, weight, *bias, activation)).collect();
+    }
+    let shapes = layers.iter().map(|(weight, bias)| Layer::new("linears", x, weight, *bias));
+    let shapes = shapes.collect::<Result<Vec<_>>>()?;
+    let mut values = shapes.iter().map(|s| Tensor::any(&[s.rows, s.outputs])).collect::<Vec<_>>();
+    let finishes = layers.iter().map(|(_, bias)| finish(*bias, activation)).collect::<Vec<_>>();
+    let products = shapes.iter().zip(layers).zip(&mut values).zip(&finishes);
+    let products = products.map(|(((shape, (weight, bias)), value), finish)| {
+        let product = shape.product(x, weight, value);
+        if bias.is_some() || activation != Activation::Identity { product.finished_by(finish) } else { product }
+    });
+    run_all(products.collect());
+    Ok(values.into_iter().map(Var::constant).collect())
+}
+
+/// What happens to elements of a complete x·Wᵀ.
+fn finish<E: Element>(bias: Option<&Var<E>>, activation: Activation) -> impl Fn(usize, usize, &mut [E]) + Sync {
+    let (bias, activate) = (bias.map(Var::data), activation::forward_loop(activation));
+    move |_, col, run| {
+        if let Some(bias) = bias {
+            add_bias(run, &bias[col..][..run.len()]);
+        }
+        activate(run);
+    }
+}
+
 fn involved<'a, E: Element>(x: &'a Var<E>, weight: &'a Var<E>, bias: Option<&'a Var<E>>) -> Vec<&'a Var<E>> {
     let mut all = vec![x, weight];
     all.extend(bias);
@@ -141,20 +182,8 @@ impl Layer {
         after: Activation,
     ) -> Tensor<E> {
         let mut value = Tensor::any(&[self.rows, self.outputs]);
-        let plain = Matrix::dense(weight.data(), self.outputs, self.inputs).transposed();
-        // A weight that nobody trains is packed once for all products that read it so.
-        let kept = !weight.needs_gradient() && reads_packed(self.rows, self.outputs, self.inputs);
-        let packed = if kept { weight.value().packed_transpose() } else { None };
-        let (bias, activate) = (bias.map(Var::data), activation::forward_loop(after));
-        let finish = |_: usize, col: usize, run: &mut [E]| {
-            if let Some(bias) = bias {
-                add_bias(run, &bias[col..][..run.len()]);
-            }
-            activate(run);
-        };
-        let x = Matrix::dense(x.data(), self.rows, self.inputs);
-        let right = packed.map_or(Right::Plain(plain), Right::Packed);
-        let mut product = Product::with(x, right, Output::dense(value.data_mut(), self.rows, self.outputs));
+        let finish = finish(bias, after);
+        let mut product = self.product(x, weight, &mut value);
         if before != Activation::Identity {
             product = product.left_mapped(activation::forward_loop(before));
         }
@@ -163,6 +192,17 @@ impl Layer {
         }
         product.run();
         value
+    }
+
+    /// x·Wᵀ
+    fn product<'a, E: Element>(self, x: &'a Var<E>, weight: &'a Var<E>, value: &'a mut Tensor<E>) -> Product<'a, E> {
+        // A weight that nobody trains is packed once for all products that read it so.
+        let kept = !weight.needs_gradient() && reads_packed(self.rows, self.outputs, self.inputs);
+        let packed = if kept { weight.value().packed_transpose() } else { None };
+        let plain = Matrix::dense(weight.data(), self.outputs, self.inputs).transposed();
+        let right = packed.map_or(Right::Plain(plain), Right::Packed);
+        let x = Matrix::dense(x.data(), self.rows, self.inputs);
+        Product::with(x, right, Output::dense(value.data_mut(), self.rows, self.outputs))
     }
 
     /// Adds the gradients of weight and bias: dᵀ·f(x) and the sum of d's rows.
@@ -310,6 +350,29 @@ mod tests {
             super::super::activate(&tape, &linear(&tape, &x, &w, Some(&b), Activation::Identity)?, Activation::Gelu)?;
         assert_eq!(y.data(), again.data());
         assert_eq!(y.data(), apart.data());
+        Ok(())
+    }
+
+    #[test]
+    fn layers_of_one_input_at_once_are_those_of_each_alone() -> Result<()> {
+        let random = |dims: &[usize], name| random(dims, name).cast::<f32>();
+        let weights = [[300, 64], [7, 64], [90, 64]].map(|dims| random(&dims, "w"));
+        let biases = [None, Some(random(&[7], "b")), Some(random(&[90], "c"))];
+        // Few rows, and many.
+        for rows in [0, 1, 5, 200] {
+            let x = random(&[rows, 64], "x");
+            for tape in [Tape::inference(), Tape::new()] {
+                let x = tape.input(x.clone());
+                let [w, b] = [weights.to_vec(), biases.iter().flatten().cloned().collect()]
+                    .map(|all: Vec<Tensor>| all.into_iter().map(|t| tape.input(t)).collect::<Vec<_>>());
+                let layers = [(&w[0], None), (&w[1], Some(&b[0])), (&w[2], Some(&b[1]))];
+                let all = linears(&tape, &x, &layers, Activation::Gelu)?;
+                for (y, (weight, bias)) in all.iter().zip(layers) {
+                    assert_eq!(y.data(), linear(&tape, &x, weight, bias, Activation::Gelu)?.data());
+                    assert_eq!(y.needs_gradient(), tape.is_recording());
+                }
+            }
+        }
         Ok(())
     }
 

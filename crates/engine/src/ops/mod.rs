@@ -46,7 +46,7 @@ pub use embedding::{add_rows_broadcast, embedding, gather_rows};
 pub use gated::gated;
 pub use instance_norm::instance_norm;
 pub use layer_norm::{add_layer_norm, layer_norm};
-pub use linear::{activated_linear, linear};
+pub use linear::{activated_linear, linear, linears};
 pub use normalize::normalize;
 pub use pool::{Pooling, pool, repeat_segments};
 pub use recompute::recompute;

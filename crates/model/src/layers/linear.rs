@@ -64,19 +64,27 @@ impl Linear {
         Ok(ops::activated_linear(cx.tape, u, activation, &cx.param(self.weight), bias.as_ref())?)
     }
 
-    /// Three layers of one input; where they are quantised and nothing is
-    /// attached to them, it becomes codes only once.
+    /// Three layers of one input, which share what they can where nothing is
+    /// attached to them: the codes of the input, or the passage over the weights.
     ///
     /// # Errors
     /// When the shapes do not fit.
     pub(crate) fn forward_three(cx: &Context<'_>, layers: [&Self; 3], x: &Var) -> Result<[Var; 3]> {
         let [a, b, c] = layers;
-        if let [Some(first), Some(second), Some(third)] = layers.map(|l| cx.codes(l.weight))
-            && layers.iter().all(|l| cx.site(l.weight).is_none())
-        {
+        if layers.iter().all(|l| cx.site(l.weight).is_none()) {
             let biases = layers.map(|l| l.bias.map(|b| cx.param(b)));
-            let all = [first, second, third].into_iter().zip(biases.iter().map(Option::as_ref)).collect::<Vec<_>>();
-            let outputs = quantized_linears(x, &all, Activation::Identity)?;
+            let biases = biases.iter().map(Option::as_ref);
+            let outputs = if let [Some(first), Some(second), Some(third)] = layers.map(|l| cx.codes(l.weight)) {
+                let all = [first, second, third].into_iter().zip(biases).collect::<Vec<_>>();
+                quantized_linears(x, &all, Activation::Identity)?
+            } else if layers.iter().all(|l| cx.codes(l.weight).is_none()) {
+                layers.iter().for_each(|l| cx.note_input(l.weight, x));
+                let weights = layers.map(|l| cx.param(l.weight));
+                let all = weights.iter().zip(biases).collect::<Vec<_>>();
+                ops::linears(cx.tape, x, &all, Activation::Identity)?
+            } else {
+                Vec::new()
+            };
             if let Ok(outputs) = <[Var; 3]>::try_from(outputs) {
                 return Ok(outputs);
             }
