@@ -4,8 +4,8 @@
 //! a pool saves the system calls and the zeroing of fresh pages, which cost
 //! more than many of the operations themselves.
 
-use crate::Element;
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use crate::{Element, pages};
+use std::alloc::{Layout, handle_alloc_error};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Mutex;
@@ -13,9 +13,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Alignment of every buffer: one cache line, one AVX-512 register.
 const ALIGN: usize = 64;
-
-/// The size and alignment of a huge page on the systems that have them.
-const HUGE_PAGE: usize = 1 << 21;
 
 /// Bytes that live in buffers now, the most there ever were, and those that
 /// wait in pools.
@@ -101,30 +98,12 @@ impl<E: Element> Pool<E> {
 fn give_back<E>(block: Raw<E>, capacity: usize) {
     WAITING.fetch_sub(capacity * size_of::<E>(), Ordering::Relaxed);
     // SAFETY: allocated below with this very layout, and taken from the pool.
-    unsafe { dealloc(block.0.as_ptr().cast(), layout::<E>(capacity)) };
+    unsafe { pages::give_back(block.0.cast(), layout::<E>(capacity)) };
 }
 
 fn layout<E>(capacity: usize) -> Layout {
     let layout = Layout::array::<E>(capacity).expect("a buffer's size fits the address space");
-    let align = if layout.size() >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
-    layout.align_to(align).expect("alignments are powers of two")
-}
-
-/// Asks the system for huge pages where a block covers whole ones: products
-/// over millions of elements otherwise wait for address translations.
-fn advise_huge_pages<E>(block: NonNull<E>, bytes: usize) {
-    let whole = bytes / HUGE_PAGE * HUGE_PAGE;
-    if whole == 0 {
-        return;
-    }
-    #[cfg(target_os = "linux")]
-    // SAFETY: the range lies in one allocation of our own and is aligned to
-    // pages; the advice changes no content, and a refusal changes nothing.
-    unsafe {
-        libc::madvise(block.as_ptr().cast(), whole, libc::MADV_HUGEPAGE);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = block;
+    layout.align_to(ALIGN).expect("alignments are powers of two")
 }
 
 /// Sizes are rounded so that nearly equal requests share blocks: to 16
@@ -160,15 +139,9 @@ impl<E: Element> Buffer<E> {
                 // All that is held stays within the peak and something to spare.
                 let live = LIVE.load(Ordering::Relaxed) + capacity * size_of::<E>();
                 E::pool().shrink(PEAK.load(Ordering::Relaxed).saturating_sub(live) + SPARE);
-                // SAFETY: the layout has a non-zero size (capacity is at least 16).
-                let p = unsafe { alloc(layout::<E>(capacity)) }.cast::<E>();
-                let Some(p) = NonNull::new(p) else { handle_alloc_error(layout::<E>(capacity)) };
-                advise_huge_pages(p, capacity * size_of::<E>());
-                // SAFETY: freshly allocated for `capacity` elements; all-zero
-                // bytes are a valid f32 and f64. After this first time every
-                // element stays initialised for the life of the block.
-                unsafe { p.as_ptr().write_bytes(0, capacity) };
-                (p, capacity)
+                // All-zero bytes are a valid f32 and f64.
+                let Some(p) = pages::take(layout::<E>(capacity)) else { handle_alloc_error(layout::<E>(capacity)) };
+                (p.cast(), capacity)
             }
         };
         let live = LIVE.fetch_add(capacity * size_of::<E>(), Ordering::Relaxed) + capacity * size_of::<E>();
@@ -244,9 +217,7 @@ mod tests {
     fn what_waits_is_given_back_when_it_is_too_much() {
         let pool = Pool::<f64>::new();
         for capacity in [1024, 4096, 1024] {
-            // SAFETY: the size is not zero.
-            let block = unsafe { alloc(layout::<f64>(capacity)) }.cast();
-            pool.keep(NonNull::new(block).expect("memory"), capacity);
+            pool.keep(pages::take(layout::<f64>(capacity)).expect("memory").cast(), capacity);
         }
         pool.shrink(usize::MAX);
         assert_eq!(pool.lock().values().map(Vec::len).sum::<usize>(), 3);

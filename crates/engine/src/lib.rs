@@ -35,6 +35,7 @@ pub mod matmul;
 mod offsets;
 pub mod ops;
 pub mod optim;
+mod pages;
 mod parallel;
 mod params;
 pub mod pattern;
