@@ -9,9 +9,10 @@ same settings. The sides take turns, epoch by epoch, the program being stopped w
 machine does slows both. At the end both models answer the same questions, with the same tokens hidden.
 
 OUT/curves.json keeps what was measured; seeds that stand in it are not run again. Printed are tables in Markdown:
-perplexity on the validation files after each epoch, the mean over the seeds with the smallest and the largest; the
-seconds of training in an epoch, validation left out; and the processor's seconds of an epoch with its validation, which
-say more where other programs take turns with both sides.
+perplexity on the validation files after each epoch (of mlm each side hides tokens by its own draw), the mean over the
+seeds with the smallest and the largest, and the difference of the means with its standard error; the seconds of training
+in an epoch, validation left out; and the processor's seconds of an epoch with its validation, which say more where other
+programs take turns with both sides.
 """
 
 import argparse
@@ -196,15 +197,28 @@ def spread(values):
     return f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
+def difference(ours, peer):
+    """Of the means, with its standard error."""
+    if len(ours) < 2:
+        return "–"
+    error = math.sqrt(statistics.variance(ours) / len(ours) + statistics.variance(peer) / len(peer))
+    return f"{statistics.mean(ours) - statistics.mean(peer):+.1f} ± {error:.1f}"
+
+
 def report(curves):
     runs = list(curves.values())
     print(f"{runs[0]['parameters']} parameters, {runs[0]['blocks']} tokens, seeds {', '.join(curves)}\n")
-    print("| epoch | step | ours | PyTorch |\n|---|---|---|---|")
+    print("| epoch | step | ours | PyTorch | difference |\n|---|---|---|---|---|")
+
+    def line(name, step, results):
+        ours, peer = [r["ours"] for r in results], [r["peer"] for r in results]
+        print(f"| {name} | {step} | {spread(ours)} | {spread(peer)} | {difference(ours, peer)} |")
+
     for at in range(min(len(r["rows"]) for r in runs)):
         rows = [r["rows"][at] for r in runs]
-        print(f"| {at + 1} | {rows[0]['step']} | {spread([r['ours'] for r in rows])} | {spread([r['peer'] for r in rows])} |")
-    ends = [r["same_questions"] for r in runs]
-    print(f"| the same questions | | {spread([e['ours'] for e in ends])} | {spread([e['peer'] for e in ends])} |\n")
+        line(at + 1, rows[0]["step"], rows)
+    line("the same questions", "", [r["same_questions"] for r in runs])
+    print()
     rows = [row for r in runs for row in r["rows"]]
     ours, peer = ([row[f"{side}_seconds"] for row in rows] for side in ("ours", "peer"))
     ratios = sorted(a / b for a, b in zip(ours, peer, strict=True))
