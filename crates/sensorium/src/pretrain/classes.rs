@@ -4,7 +4,7 @@
 use super::columns::Columns;
 use super::config::PretrainConfig;
 use super::part::{Part, count};
-use super::structure::{below, start};
+use super::start::{below, start};
 use super::together::Read;
 use crate::{Dataset, Error, Result};
 use sensorium_data::Modality;

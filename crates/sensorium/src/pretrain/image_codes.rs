@@ -6,7 +6,7 @@
 use super::column_sections::{FusionObjectiveSection, PatchFeatures};
 use super::columns::Columns;
 use super::config::PretrainConfig;
-use super::structure::fill;
+use super::start::fill;
 use crate::feature_cache::FeatureCache;
 use crate::verbs::open_cache;
 use crate::{Error, Result, hub};

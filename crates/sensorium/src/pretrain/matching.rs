@@ -3,7 +3,7 @@
 use super::columns::Columns;
 use super::config::PretrainConfig;
 use super::part::{Part, count};
-use super::structure::start;
+use super::start::start;
 use super::together::Read;
 use crate::Result;
 use sensorium_engine::{Activation, Builder, Params, Random, Tape, ops};

@@ -29,6 +29,7 @@ mod save;
 mod sections;
 mod sounds;
 mod source;
+mod start;
 mod structure;
 mod texts;
 mod together;

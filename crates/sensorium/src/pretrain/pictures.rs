@@ -4,7 +4,7 @@
 use super::config::PretrainConfig;
 use super::going_on;
 use super::sections::MimMethod;
-use super::structure::START;
+use super::start::START;
 use crate::assemble::augmentation;
 use crate::config::{FitConfig, TowerSection};
 use crate::{Dataset, Error, Result, processors};

@@ -4,7 +4,7 @@
 use super::config::PretrainConfig;
 use super::going_on;
 use super::pictures::sizes;
-use super::structure::START;
+use super::start::START;
 use crate::{Dataset, Error, Result};
 use sensorium_data::processor::{AudioFeatures, AudioProcessor};
 use sensorium_data::{DataPlan, PlanOptions, Processor};

@@ -5,10 +5,11 @@ use super::config::PretrainConfig;
 use super::corpora::TextSource;
 use super::going_on;
 use super::sections::CausalStructure;
+use super::start::{START, fill};
 use crate::{Dataset, Error, Result};
 use sensorium_data::processor::TextProcessor;
 use sensorium_data::{DataPlan, PlanOptions, Tokenizer, TokenizerKind, TokenizerOptions};
-use sensorium_engine::{Builder, Params, Random, Tensor};
+use sensorium_engine::Params;
 use sensorium_model::heads::HeadConfig;
 use sensorium_model::pretrained::{Config, KeyMap, Part, PartConfig, Pretrained, describe};
 use sensorium_model::towers::{TextTower, TextTowerConfig};
@@ -16,10 +17,6 @@ use sensorium_model::{DecoderConfig, DecoderOutput, Pooling, TowerConfig};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
-
-/// How far weights lie from zero at the start: what BERT, GPT-2 and ViT begin
-/// with.
-pub(super) const START: f64 = 0.02;
 
 /// The model of a text.
 pub(super) struct TextStructure {
@@ -311,71 +308,5 @@ fn llama(s: &Sizes, tokenizer: &Tokenizer) -> Value {
         "bos_token_id": token(tokenizer, &["[CLS]", "<s>"]),
         "eos_token_id": token(tokenizer, &["[SEP]", "</s>"]),
         "tie_word_embeddings": true,
-    })
-}
-
-/// Starts what stands below a scope: as the families' own training begins, or
-/// with the weights of a checkpoint's part.
-///
-/// # Errors
-/// When tensors are missing or of another shape.
-pub(super) fn fill<T>(
-    params: &mut Params,
-    scope: &str,
-    seed: u64,
-    source: Option<&Pretrained>,
-    part: &str,
-    build: impl FnOnce(&mut Builder<'_>) -> sensorium_model::Result<T>,
-) -> Result<()> {
-    start(params, scope, seed, None);
-    if let Some(source) = source {
-        let mut values = Params::new();
-        source.load_into(&mut values, part, build)?;
-        copy_into(params, scope, &values)?;
-    }
-    Ok(())
-}
-
-/// Lets matrices below a name start as the families' own training begins:
-/// normal around zero. GPT-2 lets what ends in the residual sum start smaller
-/// the more layers there are (Radford et al. 2019).
-pub(super) fn start(params: &mut Params, scope: &str, seed: u64, residual_layers: Option<usize>) {
-    let random = Random::new(seed).purpose("pretraining start");
-    let beneath = format!("{scope}.");
-    for (_, p) in params.iter_mut().filter(|(_, p)| p.name.starts_with(&beneath)) {
-        if p.value.dims().len() != 2 || !p.name.ends_with(".weight") {
-            continue;
-        }
-        let own = random.purpose(&p.name);
-        let ends = [".attention.output.weight", ".mlp.down.weight"].iter().any(|end| p.name.ends_with(end));
-        let std = match residual_layers.filter(|_| ends) {
-            Some(layers) => START / ((2 * layers.max(1)) as f64).sqrt(),
-            None => START,
-        };
-        for (i, x) in p.value.data_mut().iter_mut().enumerate() {
-            *x = (own.normal(i as u64) * std) as f32;
-        }
-    }
-}
-
-/// Copies the values of a part, which stand under their own names, below a
-/// scope.
-///
-/// # Errors
-/// When the model has no such parameter.
-pub(super) fn copy_into(params: &mut Params, scope: &str, values: &Params) -> Result<()> {
-    for (_, value) in values.iter() {
-        let name = format!("{scope}.{}", value.name);
-        let id = params.id(&name).ok_or_else(|| Error::Request(format!("the model has no {name}")))?;
-        params.get_mut(id).value = value.value.clone();
-    }
-    Ok(())
-}
-
-/// What stands below a scope, under names without it.
-pub(super) fn below<'a>(params: &'a Params, scope: &'a str) -> impl Iterator<Item = (&'a str, &'a Tensor)> {
-    params.iter().filter_map(move |(_, p)| {
-        let name = p.name.strip_prefix(scope)?.strip_prefix('.')?;
-        Some((name, &p.value))
     })
 }

@@ -9,7 +9,7 @@ use super::frame_order::FrameOrder;
 use super::fusion::Fusion;
 use super::matching::Matching;
 use super::part::Part;
-use super::structure::fill;
+use super::start::fill;
 use crate::Result;
 use crate::config::FitConfig;
 use crate::retrieve::{PairBatch, RetrievalLearner, Retriever, describe_space, joint_config, loss_of, sample_contents};
