@@ -57,6 +57,7 @@ pub use element::Element;
 pub use error::{EngineError, Result};
 pub use offsets::Offsets;
 pub use ops::Activation;
+pub use pages::huge_pages;
 pub use parallel::with_threads;
 pub use params::{Builder, Init, Param, ParamId, Params, Weights};
 pub use quantized::Quantized;

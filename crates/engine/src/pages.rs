@@ -73,6 +73,23 @@ unsafe fn unmap(block: NonNull<u8>, bytes: usize) {
     unsafe { libc::munmap(block.as_ptr().cast(), bytes.next_multiple_of(PAGE)) };
 }
 
+/// Asks for huge pages wherever a slice covers whole ones, before its memory is
+/// first written: for what is read here and there over gigabytes. The system may
+/// refuse, and nothing changes.
+pub fn huge_pages<T>(memory: &mut [T]) {
+    let (start, bytes) = (memory.as_mut_ptr().cast::<u8>(), size_of_val(memory));
+    let before = start.align_offset(HUGE_PAGE).min(bytes);
+    let whole = (bytes - before) / HUGE_PAGE * HUGE_PAGE;
+    #[cfg(target_os = "linux")]
+    if whole > 0 {
+        // SAFETY: the range lies within the slice, in whole pages; the advice
+        // changes no content.
+        unsafe { libc::madvise(start.add(before).cast(), whole, libc::MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = whole;
+}
+
 /// What mappings are cut by: no system has larger ones that are not huge.
 #[cfg(target_os = "linux")]
 const PAGE: usize = 1 << 16;
@@ -115,6 +132,16 @@ mod tests {
                 // SAFETY: taken above.
                 unsafe { give_back(block, layout) };
             }
+        }
+    }
+
+    #[test]
+    fn the_advice_changes_no_content() {
+        for len in [0, 1, HUGE_PAGE - 1, 3 * HUGE_PAGE + 5] {
+            let mut memory: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            huge_pages(&mut memory);
+            huge_pages(&mut memory[len.min(3)..]);
+            assert!(memory.iter().enumerate().all(|(at, byte)| *byte == (at % 251) as u8));
         }
     }
 

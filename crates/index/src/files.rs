@@ -1,6 +1,7 @@
 //! Files that appear whole or not at all, and are read with their hash.
 
 use crate::{IndexError, Result};
+use sensorium_engine::huge_pages;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -103,9 +104,10 @@ pub(crate) fn read<T>(
     Ok(taken)
 }
 
-/// Reads little-endian words. Memory is spent only on bytes that are there.
+/// Reads little-endian words; their count was checked against the file's length.
 pub(crate) fn read_words(from: &mut impl Read, count: usize) -> io::Result<Vec<u32>> {
-    let mut words = Vec::new();
+    let mut words = Vec::with_capacity(count);
+    huge_pages(words.spare_capacity_mut());
     let mut buffer = [0; 1 << 14];
     while words.len() < count {
         let bytes = &mut buffer[..((count - words.len()) * 4).min(1 << 14)];

@@ -4,6 +4,7 @@ use crate::graph::Graph;
 use crate::segment::Segment;
 use crate::{Entry, Hit, IndexError, Manifest, Metric, Result, RowSet, Top, exact, files};
 use rayon::prelude::*;
+use sensorium_engine::huge_pages;
 use std::path::{Path, PathBuf};
 
 /// Vectors, and where their entries are.
@@ -64,6 +65,7 @@ impl Index {
         }
         let rows = manifest.rows();
         let mut vectors = vec![0.0; rows * dim];
+        huge_pages(&mut vectors);
         let mut rest = &mut vectors[..];
         let mut parts = Vec::new();
         for record in &manifest.segments {

@@ -25,8 +25,7 @@ mod walk;
 
 use crate::Hit;
 use rayon::prelude::*;
-use sensorium_engine::Random;
-use sensorium_engine::similarity::dot;
+use sensorium_engine::{Random, huge_pages};
 use walk::{Aim, Links, Seen, walk};
 
 /// Edges that a vector gets, and room for those that others add before the
@@ -111,6 +110,8 @@ impl Graph {
         // each batch covers everything.
         let order = Random::new(rows as u64).purpose("graph").permutation(rows - first);
         let order: Vec<u32> = order.into_iter().map(|at| (first + at) as u32).collect();
+        self.edges.reserve_exact((rows - first) * SLOTS);
+        huge_pages(self.edges.spare_capacity_mut());
         self.edges.resize(rows * SLOTS, NONE);
         self.rows = rows;
         let layers = if fresh { layers(rows) } else { Vec::new() };
@@ -142,13 +143,13 @@ impl Graph {
     }
 
     fn insert(&mut self, vectors: &[f32], dim: usize, batch: &[u32]) {
-        let vector = |at: u32| &vectors[at as usize * dim..][..dim];
+        let vector = |at| vector(vectors, dim, at);
         let chosen: Vec<Vec<u32>> = batch
             .par_iter()
             .with_max_len(16)
             .map_init(Seen::default, |seen, &at| {
                 let near = self.nearest(Aim { vectors, dim, query: vector(at) }, BUILD_BEAM, seen);
-                choose(near, &vector)
+                choose(vectors, dim, near)
             })
             .collect();
         let mut back: Vec<(u32, u32)> = Vec::new();
@@ -168,11 +169,9 @@ impl Graph {
                 if neighbours.len() <= SLOTS {
                     return neighbours;
                 }
-                let own = vector(target);
-                let hit = |at: u32| Hit { position: at as usize, score: dot(own, vector(at)) };
-                let mut near: Vec<Hit> = neighbours.into_iter().map(hit).collect();
+                let mut near: Vec<Hit> = Aim { vectors, dim, query: vector(target) }.hits(&neighbours).collect();
                 near.sort_unstable_by(Hit::order);
-                choose(near, &vector)
+                choose(vectors, dim, near)
             })
             .collect();
         let targets: Vec<u32> = groups.iter().map(|group| group[0].0).collect();
@@ -236,6 +235,11 @@ fn layers(rows: usize) -> Vec<usize> {
     sizes
 }
 
+/// One of `[rows, dim]`.
+fn vector(vectors: &[f32], dim: usize, at: u32) -> &[f32] {
+    &vectors[at as usize * dim..][..dim]
+}
+
 /// The vector nearest to the mean of all.
 fn middle(vectors: &[f32], dim: usize) -> u32 {
     let mut mean = vec![0.0_f64; dim];
@@ -248,17 +252,23 @@ fn middle(vectors: &[f32], dim: usize) -> u32 {
 
 /// Of candidates, the best first, those to link to: each unless one chosen
 /// before is much closer to it.
-fn choose<'v>(candidates: Vec<Hit>, vector: &impl Fn(u32) -> &'v [f32]) -> Vec<u32> {
-    let mut chosen: Vec<u32> = Vec::with_capacity(DEGREE);
-    for hit in candidates {
-        let own = vector(hit.position as u32);
-        let covered = chosen.iter().any(|other| SLACK * (1.0 - dot(own, vector(*other))) < 1.0 - hit.score);
-        if !covered {
-            chosen.push(hit.position as u32);
-            if chosen.len() == DEGREE {
-                break;
-            }
+fn choose(vectors: &[f32], dim: usize, mut candidates: Vec<Hit>) -> Vec<u32> {
+    let (mut chosen, mut open) = (Vec::with_capacity(DEGREE), Vec::with_capacity(candidates.len()));
+    while let Some(first) = candidates.first() {
+        let first = first.position as u32;
+        chosen.push(first);
+        if chosen.len() == DEGREE {
+            break;
         }
+        // Those that it leaves open, compared all at once.
+        open.clear();
+        open.extend(candidates[1..].iter().map(|hit| hit.position as u32));
+        let mut near = Aim { vectors, dim, query: vector(vectors, dim, first) }.hits(&open);
+        let mut at = 0;
+        candidates.retain(|hit| {
+            at += 1;
+            at > 1 && near.next().is_some_and(|near| SLACK * (1.0 - near.score) >= 1.0 - hit.score)
+        });
     }
     chosen
 }

@@ -1,6 +1,6 @@
 //! The walk through a graph towards a query.
 
-use super::{NONE, SLOTS};
+use super::{NONE, SLOTS, vector};
 use crate::Hit;
 use sensorium_engine::similarity::{dot, dot_four};
 
@@ -64,11 +64,11 @@ pub(super) struct Aim<'a> {
 
 impl<'a> Aim<'a> {
     fn vector(self, at: u32) -> &'a [f32] {
-        &self.vectors[at as usize * self.dim..][..self.dim]
+        vector(self.vectors, self.dim, at)
     }
 
     /// The query against some of the vectors, in their order, four at a time.
-    fn hits(self, of: &'a [u32]) -> impl Iterator<Item = Hit> + 'a {
+    pub fn hits<'b>(self, of: &'b [u32]) -> impl Iterator<Item = Hit> + use<'a, 'b> {
         let hit = |(at, score): (&u32, f32)| Hit { position: *at as usize, score };
         let (fours, rest) = of.as_chunks::<4>();
         let together = fours
