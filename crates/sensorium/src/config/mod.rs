@@ -16,6 +16,7 @@ pub(crate) use read::parse;
 pub use read::{from_toml, read};
 pub use reference::{pretrain_reference, reference};
 pub use retrieve::RetrieveSection;
+pub(crate) use retrieve::meeting_section;
 pub use sections::{
     AudioSection, ClassWeights, DataSection, FeaturesSection, ImageSection, LabelSection, RegressionLoss, TextSection,
     TowerSection, VideoSection,

@@ -127,12 +127,23 @@ fn fields(name: &str) -> Vec<Field> {
     else {
         return Vec::new();
     };
+    declared(body.0)
+}
+
+/// The public fields that the body of a struct declares.
+fn declared(body: &str) -> Vec<Field> {
     let (mut fields, mut docs) = (Vec::new(), Vec::new());
-    for line in body.0.lines().map(str::trim) {
-        if let Some(doc) = line.strip_prefix("///") {
+    for line in body.lines().map(str::trim) {
+        if line == "..meeting," {
+            // Those that the macro declares in every such section, its parameters aside.
+            let shared = include_str!("retrieve.rs")
+                .split_once("pub struct $name {")
+                .and_then(|(_, s)| s.split_once("\n        }"));
+            fields.extend(declared(shared.map_or("", |(body, _)| body)).into_iter().filter(|f| !f.name.contains('$')));
+        } else if let Some(doc) = line.strip_prefix("///") {
             docs.push(doc.trim().to_owned());
         } else if let Some((field, kind)) = line.strip_prefix("pub ").and_then(|l| l.split_once(':')) {
-            let kind = kind.trim().trim_end_matches(',').to_owned();
+            let kind = kind.split(" = ").next().unwrap_or(kind).trim().trim_end_matches(',').to_owned();
             fields.push(Field { name: field.to_owned(), kind, docs: std::mem::take(&mut docs) });
         }
     }
