@@ -4,12 +4,11 @@
 use super::batch::{Cells, PairBatch, PairRows};
 use super::evaluate::{Galleries, RetrievalEvaluation, evaluate_rows};
 use super::{RetrievalLearner, Retriever, report};
-use crate::assemble::{augmentation, column_towers, plan_options, resolve};
-use crate::config::{FitConfig, MethodName, RetrieveSection, TaskName};
+use crate::assemble::{augmentation, column_towers, plan_options};
+use crate::config::{FitConfig, RetrieveSection, TaskName};
 use crate::encoders::Encoders;
-use crate::finetune;
-use crate::fit::{FitOptions, Follower, Watch, feature_cache, held_out, refuse_to_overwrite, say_unusable, table_path};
-use crate::verbs::{Dataset, describe_columns, describe_model, measure_step};
+use crate::fit::{FitOptions, Follower, Watch, begin, held_out, ready, say_unusable, table_path};
+use crate::verbs::{Dataset, describe_model, measure_step};
 use crate::{Error, Result};
 use sensorium_data::{DataPlan, Loader, Processor};
 use sensorium_model::{ColumnTower, JointConfig, JointModel};
@@ -50,38 +49,16 @@ pub fn fit_retrieval(config: &FitConfig, options: &FitOptions, follower: &mut dy
         return Err(wrong("label.column", "nothing is predicted with task = \"retrieve\"; leave it out"));
     }
     let path = table_path(&config)?;
-    refuse_to_overwrite(options)?;
-    let dataset = Dataset::open(&path, &config)?;
-    for note in dataset.table.notes() {
-        follower.note(note);
-    }
-    follower.note(&describe_columns(&dataset));
-    if dataset.splits.train.is_empty() {
-        return Err(Error::Request(format!("no row is left to train on ({})", dataset.splits.summary())));
-    }
-    let (encoders, similarity) = Encoders::open_to_meet(&config)?;
-    resolve(&mut config, dataset.splits.train.len());
-    config.train.validate()?;
+    let (dataset, (encoders, similarity)) = begin((&path, &mut config), options, follower, Encoders::open_to_meet)?;
     let plan = saved_or_fitted_plan(&dataset, &mut config, &encoders, options)?;
-    let processors = || plan.columns.iter().map(|c| &c.processor);
     let columns = column_towers(&plan, &config, &encoders)?;
     let network = joint_config(columns, "retrieve", &mut config.retrieve, similarity.is_some())?;
     let (mut model, mut params) = JointModel::new(&network, config.train.seed)?;
-    encoders.load(&model, &mut params, processors())?;
     if let Some(pair) = similarity {
         model.set_similarity(&mut params, pair.scale.ln(), pair.bias);
     }
-    if matches!(config.finetune.method, MethodName::Full | MethodName::TopLayers) {
-        encoders.slow_down(&mut config, &model, processors());
-    }
-    if let Some(text) = encoders.describe(&config) {
-        follower.note(&text);
-    }
-    model.set_gradient_checkpointing(config.train.gradient_checkpointing);
-    finetune::apply(&config, &encoders, (&mut model, &mut params), processors())?;
-    model.freeze_unused(&mut params);
-    sensorium_train::assign(&config.train, &mut params)?;
-    let feature_cache = feature_cache(&config, &plan, follower, |column| model.frozen(&params, column))?;
+    let parts = (&mut model, &mut params);
+    let feature_cache = ready(&mut config, (&plan, &encoders), parts, JointModel::freeze_unused, follower)?;
     config.data.table = Some(std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?);
     let sub_batch = config.retrieve.sub_batch;
     let learner = RetrievalLearner { model, params, sub_batch, feature_cache };

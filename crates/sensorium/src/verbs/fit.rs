@@ -14,11 +14,13 @@ use crate::saved::{Model, save_structure, save_weights};
 use crate::task::Objective;
 use crate::{Error, Result};
 use sensorium_data::{DataPlan, Loader, Processor};
+use sensorium_engine::Params;
 use sensorium_eval::Evaluation;
-use sensorium_model::{Frozen, FusionKind, MultimodalModel};
+use sensorium_model::{Frozen, FusionKind, MultimodalModel, Towers};
 use sensorium_train::{BoxError, Event, Judge, Observer, RunOptions, StopFlag, Stopped, Summary, Trainer};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ops::DerefMut;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,37 +99,14 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
             problem: "missing; expected the name of the column to predict (--label COLUMN)".into(),
         });
     }
-    refuse_to_overwrite(options)?;
-    let dataset = Dataset::open(&path, &config)?;
-    for note in dataset.table.notes() {
-        follower.note(note);
-    }
-    follower.note(&describe_columns(&dataset));
-    if dataset.splits.train.is_empty() {
-        return Err(Error::Request(format!("no row is left to train on ({})", dataset.splits.summary())));
-    }
-    let encoders = Encoders::open(&config)?;
-    resolve(&mut config, dataset.splits.train.len());
-    config.train.validate()?;
+    let (dataset, encoders) = begin((&path, &mut config), options, follower, Encoders::open)?;
     let plan = saved_or_fitted_plan(&dataset, &mut config, &encoders, options)?;
     let label = plan.label.clone().ok_or_else(|| Error::Request("the plan has no label".into()))?;
     let objective = Objective::new(label, &config.label)?;
     let network = model_config(&plan, &config, &encoders, objective.outputs())?;
-    let (model, mut params) = MultimodalModel::new(&network, config.train.seed)?;
-    let processors = || plan.columns.iter().map(|c| &c.processor);
-    encoders.load(&model, &mut params, processors())?;
-    if matches!(config.finetune.method, MethodName::Full | MethodName::TopLayers) {
-        encoders.slow_down(&mut config, &model, processors());
-    }
-    if let Some(text) = encoders.describe(&config) {
-        follower.note(&text);
-    }
-    let mut learner = Learner { model, params, objective, feature_cache: None };
-    learner.model.set_gradient_checkpointing(config.train.gradient_checkpointing);
-    finetune::apply(&config, &encoders, (&mut learner.model, &mut learner.params), processors())?;
-    sensorium_train::assign(&config.train, &mut learner.params)?;
-    let frozen = |column| learner.model.frozen(&learner.params, column);
-    learner.feature_cache = feature_cache(&config, &plan, follower, frozen)?;
+    let (mut model, mut params) = MultimodalModel::new(&network, config.train.seed)?;
+    let feature_cache = ready(&mut config, (&plan, &encoders), (&mut model, &mut params), |_, _| {}, follower)?;
+    let learner = Learner { model, params, objective, feature_cache };
     config.data.table = Some(std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?);
     save_structure(&options.out, &learner, &plan, &config)?;
     let plan = Arc::new(plan);
@@ -173,9 +152,65 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
     Ok(Fitted { model, summary, evaluated, split, report: page })
 }
 
+/// Opens what every fit begins with, the rows of a table and pretrained
+/// encoders, with remarks about them; what is automatic and a matter of how many
+/// rows there are is filled in.
+///
+/// # Errors
+/// When the folder for the model holds one already, the table or an encoder
+/// cannot be read, or no row is left to train on.
+pub(crate) fn begin<E>(
+    (path, config): (&Path, &mut FitConfig),
+    options: &FitOptions,
+    follower: &mut dyn Follower,
+    encoders: impl FnOnce(&FitConfig) -> Result<E>,
+) -> Result<(Dataset, E)> {
+    refuse_to_overwrite(options)?;
+    let dataset = Dataset::open(path, config)?;
+    for note in dataset.table.notes() {
+        follower.note(note);
+    }
+    follower.note(&describe_columns(&dataset));
+    if dataset.splits.train.is_empty() {
+        return Err(Error::Request(format!("no row is left to train on ({})", dataset.splits.summary())));
+    }
+    let encoders = encoders(config)?;
+    resolve(config, dataset.splits.train.len());
+    config.train.validate()?;
+    Ok((dataset, encoders))
+}
+
+/// Makes a fresh model ready to be trained: the weights of encoders, adapters,
+/// what is frozen (by `freeze` too), learning rates. Returns the cache for the
+/// features of frozen towers, where there are any.
+///
+/// # Errors
+/// When tensors are missing, or settings do not fit the towers.
+pub(crate) fn ready<M: DerefMut<Target = Towers>>(
+    config: &mut FitConfig,
+    (plan, encoders): (&DataPlan, &Encoders),
+    (model, params): (&mut M, &mut Params),
+    freeze: impl FnOnce(&M, &mut Params),
+    follower: &mut dyn Follower,
+) -> Result<Option<Arc<FeatureCache>>> {
+    let processors = || plan.columns.iter().map(|c| &c.processor);
+    encoders.load(model, params, processors())?;
+    if matches!(config.finetune.method, MethodName::Full | MethodName::TopLayers) {
+        encoders.slow_down(config, model, processors());
+    }
+    if let Some(text) = encoders.describe(config) {
+        follower.note(&text);
+    }
+    model.set_gradient_checkpointing(config.train.gradient_checkpointing);
+    finetune::apply(config, encoders, (&mut *model, &mut *params), processors())?;
+    freeze(model, params);
+    sensorium_train::assign(&config.train, params)?;
+    feature_cache(config, plan, follower, |column| model.frozen(params, column))
+}
+
 /// The cache for the features of frozen towers; None where no tower is frozen
 /// or nothing is to be kept on disk. Says to which columns it applies.
-pub(crate) fn feature_cache(
+fn feature_cache(
     config: &FitConfig,
     plan: &DataPlan,
     follower: &mut dyn Follower,
@@ -228,7 +263,7 @@ pub(crate) fn table_path(config: &FitConfig) -> Result<PathBuf> {
 }
 
 /// A finished model is not overwritten unseen.
-pub(crate) fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
+fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
     let started = sensorium_train::checkpoints_dir(&options.out).exists()
         || options.out.join(crate::saved::WEIGHTS_FILE).exists();
     if started && !options.resume {

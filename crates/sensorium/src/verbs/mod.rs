@@ -10,5 +10,5 @@ mod report;
 
 pub(crate) use dataset::open_cache;
 pub use dataset::{Dataset, cache_folder};
-pub(crate) use describe::{describe_columns, describe_model, duration, measure_step};
+pub(crate) use describe::{describe_model, duration, measure_step};
 pub(crate) use report::{learning_curves, training_facts};
