@@ -15,7 +15,7 @@ use super::together::Together;
 use super::validation::Validation;
 use super::{Structures, TEXT_FOLDER, save};
 use crate::fit::{FitOptions, Follower};
-use crate::{Error, Result};
+use crate::{Dataset, Error, Result};
 use sensorium_data::{ColumnType, CorpusOptions, Loader};
 use sensorium_train::Source;
 use std::path::PathBuf;
@@ -154,8 +154,7 @@ impl Assembly {
         options: &FitOptions,
         follower: &mut dyn Follower,
     ) -> Result<()> {
-        let Some(path) = config.data.table.clone() else { return Ok(()) };
-        let dataset = pictures::open(config, &path, ColumnType::Text)?;
+        let Some(dataset) = open_rows(config, ColumnType::Text)? else { return Ok(()) };
         let names: Vec<String> = dataset.schema.inputs().map(|c| c.name.clone()).collect();
         let cells = columns::cells(&dataset, &names)?;
         let structure = TextStructure::new(config, Texts { sources: &[], cells: &cells }, kept(options).as_deref())?;
@@ -294,8 +293,7 @@ impl Assembly {
         options: &FitOptions,
         follower: &mut dyn Follower,
     ) -> Result<()> {
-        let Some(path) = config.data.table.clone() else { return Ok(()) };
-        let dataset = pictures::open(config, &path, ColumnType::Image)?;
+        let Some(dataset) = open_rows(config, ColumnType::Image)? else { return Ok(()) };
         let structure = ImageStructure::new(config, dataset.splits.train.len())?;
         save::save_image_structure(&options.out, &structure)?;
         let pictures = Media::new(&dataset, config, structure.plan(config, &dataset)?)?;
@@ -315,8 +313,7 @@ impl Assembly {
         options: &FitOptions,
         follower: &mut dyn Follower,
     ) -> Result<()> {
-        let Some(path) = config.data.table.clone() else { return Ok(()) };
-        let dataset = pictures::open(config, &path, ColumnType::Audio)?;
+        let Some(dataset) = open_rows(config, ColumnType::Audio)? else { return Ok(()) };
         let structure = AudioStructure::new(config, &dataset)?;
         save::save_audio_structure(&options.out, &structure)?;
         let sounds = Media::new(&dataset, config, Arc::clone(&structure.plan))?;
@@ -328,6 +325,12 @@ impl Assembly {
         self.structures.audio = Some(structure);
         Ok(())
     }
+}
+
+/// The table with its columns of a type, of which nothing else is learnt; None
+/// where there is no table.
+fn open_rows(config: &PretrainConfig, kind: ColumnType) -> Result<Option<Dataset>> {
+    config.data.table.as_ref().map(|path| pictures::open(config, path, kind)).transpose()
 }
 
 /// The tokenizer that a resumed run has begun with.
