@@ -183,3 +183,81 @@ fn encoders_of_two_families_are_left_as_checkpoints_of_their_own() {
     scene.write("table.csv", &format!("picture,caption,kind\n{more}"));
     fit.assert().success();
 }
+
+#[test]
+fn what_sorts_pictures_over_an_encoder_is_left_as_a_classifier_of_its_family() {
+    let scene = scene();
+    let classes = ["dark", "light", "mixed"];
+    let rows = String::from_utf8(scene.bytes("rows.csv")).expect("text");
+    let sorted = rows.lines().enumerate().map(|(i, row)| match i {
+        0 => format!("{row},kind\n"),
+        _ => format!("{row},{}\n", classes[i % 3]),
+    });
+    scene.write("rows.csv", &sorted.collect::<String>());
+    let held_out: Vec<usize> = (ROWS + 1..=2 * ROWS).map(|i| i % 3).collect();
+    // A pair of its own, and beside another family: what reads the tokens differs.
+    for (text, image, family, class, mean_from) in [
+        ("clip", "clip", "CLIP\n", "CLIPForImageClassification", Some(1)),
+        ("bert", "swin", "Swin\n", "SwinForImageClassification", None),
+    ] {
+        let out = format!("of-{image}");
+        config(&scene, "run.toml", text, image);
+        let sorts = ["--set", "pretrain.image_class.weight=1", "--set", "pretrain.image_class.label=kind"];
+        let learnt = run(&scene, "run.toml", &out, &[&sorts[..], &["--set", "train.epochs=5"]].concat());
+        let folder = format!("{out}/image");
+        let info = stdout(scene.program().args(["model", "info", &folder]));
+        assert!(info.contains(family) && info.contains("classifier") && info.contains("complete"), "{info}");
+        let described: Value = serde_json::from_slice(&scene.bytes(&format!("{folder}/config.json"))).expect("JSON");
+        assert_eq!(described["architectures"], json!([class]));
+        assert_eq!(described["id2label"], json!({"0": "dark", "1": "light", "2": "mixed"}));
+        assert_eq!(described["label2id"], json!({"dark": 0, "light": 1, "mixed": 2}));
+
+        // What stands there sorts the held-out pictures as the run did.
+        let vectors: Vec<Vec<f64>> = match mean_from {
+            Some(first) => tokens(&scene, &folder).iter().map(|tokens| mean(&tokens[first..])).collect(),
+            None => pooled(&scene, &folder, "rows.csv", "photo")
+                .iter()
+                .map(|v| v.iter().map(|x| f64::from(*x)).collect())
+                .collect(),
+        };
+        let bytes = scene.bytes(&format!("{folder}/model.safetensors"));
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let floats = |name: &str| -> Vec<f64> {
+            let data = file.tensor(name).expect("a tensor").data();
+            data.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
+        };
+        let (weight, bias) = (floats("classifier.weight"), floats("classifier.bias"));
+        let loss = |(vector, class): (&Vec<f64>, &usize)| {
+            let rows = weight.chunks_exact(vector.len()).zip(&bias);
+            let scores: Vec<f64> =
+                rows.map(|(w, b)| b + w.iter().zip(vector).map(|(w, x)| w * x).sum::<f64>()).collect();
+            scores.iter().map(|s| s.exp()).sum::<f64>().ln() - scores[*class]
+        };
+        let expected = vectors[ROWS..].iter().zip(&held_out).map(loss).sum::<f64>() / ROWS as f64;
+        let reported = number(&learnt["image_class_loss"]);
+        assert!((reported - expected).abs() < 1e-4, "{image}: {reported} reported, {expected} by what was written");
+        // Nothing else of a pair is in it, and a fit begins with it.
+        assert!(
+            file.names().iter().all(|name| !name.contains("text") && !name.contains("projection.") || image == "swin")
+        );
+        let mut fit = scene.program();
+        fit.args(["fit", "rows.csv", "--label", "kind", "--ignore", "words", "--out", &format!("{out}-fit")]);
+        for set in [&format!("image.encoder={folder}"), "train.epochs=1", "data.cache=false"] {
+            fit.args(["--set", set]);
+        }
+        fit.assert().success();
+    }
+}
+
+/// The tokens of each picture of `rows.csv`.
+fn tokens(scene: &Scene, model: &str) -> Vec<Vec<Vec<f64>>> {
+    let arguments = ["extract", model, "rows.csv", "--column", "photo", "--out", "tokens.jsonl"];
+    scene.program().args(arguments).assert().success();
+    let text = String::from_utf8(scene.bytes("tokens.jsonl")).expect("text");
+    let row = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["photo"].clone();
+    text.lines().map(|line| serde_json::from_value(row(line)).expect("tokens of numbers")).collect()
+}
+
+fn mean(tokens: &[Vec<f64>]) -> Vec<f64> {
+    (0..tokens[0].len()).map(|at| tokens.iter().map(|token| token[at]).sum::<f64>() / tokens.len() as f64).collect()
+}

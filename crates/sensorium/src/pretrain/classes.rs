@@ -1,11 +1,12 @@
 //! Classes of rows: what a picture shows, learnt beside all else, or asked for
 //! by name.
 
+use super::classifier::Classifier;
 use super::columns::Columns;
 use super::config::PretrainConfig;
 use super::part::{Part, count};
 use super::start::{below, start};
-use super::together::Read;
+use super::together::{Read, Together};
 use crate::{Dataset, Error, Result};
 use sensorium_data::Modality;
 use sensorium_engine::{Builder, Params, Tensor, ops};
@@ -14,6 +15,7 @@ use sensorium_model::heads::{Head, HeadConfig, HeadInput};
 use sensorium_model::objectives::best_is;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
 /// Below which the head's parameters stand.
 const SCOPE: &str = "class_head";
@@ -57,6 +59,8 @@ pub(super) struct ImageClass {
     head: Head,
     labels: Labels,
     pub image: usize,
+    /// How it is kept, where the tower began with an encoder.
+    classifier: Option<Classifier>,
     weight: f64,
     smoothing: f64,
 }
@@ -76,14 +80,20 @@ impl ImageClass {
         })?;
         let labels = Labels::new(&columns.dataset, label, false, place)?;
         let tower = &columns.towers[image].tower;
-        // A ViT's classifier reads its class token.
         let structured = columns.image == Some(image);
-        let (input, inputs) =
-            if structured { (HeadInput::First, tower.hidden()) } else { (HeadInput::Pooled, tower.dim()) };
-        let head = HeadConfig::linear(input, inputs, labels.names.len());
+        let classifier = match structured {
+            true => None,
+            false => Classifier::of(columns, image, id2label(&labels.names))?,
+        };
+        let head = match &classifier {
+            // A ViT's classifier reads its class token.
+            None if structured => HeadConfig::linear(HeadInput::First, tower.hidden(), labels.names.len()),
+            Some(classifier) => classifier.head.clone(),
+            None => HeadConfig::linear(HeadInput::Pooled, tower.dim(), labels.names.len()),
+        };
         let head = Head::new(&mut Builder::new(params, config.train.seed).scope(SCOPE), &head)?;
         start(params, SCOPE, config.train.seed, None);
-        Ok(Self { head, labels, image, weight: p.weight, smoothing: p.label_smoothing })
+        Ok(Self { head, labels, image, classifier, weight: p.weight, smoothing: p.label_smoothing })
     }
 
     /// The loss over the pictures of a batch whose row has a class; None where
@@ -110,8 +120,17 @@ impl ImageClass {
 
     /// The names of the classes, as a ViT's `config.json` has them.
     pub(super) fn id2label(&self) -> Value {
-        let named = self.labels.names.iter().enumerate();
-        Value::Object(named.map(|(at, name)| (at.to_string(), json!(name))).collect::<Map<_, _>>())
+        id2label(&self.labels.names)
+    }
+
+    /// Writes it with the encoder that its tower began with, as a checkpoint of
+    /// that family, where there is such a thing.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub(super) fn save(&self, out: &Path, columns: &Columns, together: &Together, params: &Params) -> Result<()> {
+        let save = |c: &Classifier| c.save(out, (columns, self.image), together, (params, SCOPE));
+        self.classifier.as_ref().map_or(Ok(()), save)
     }
 
     /// The head's tensors under our names.
@@ -123,4 +142,9 @@ impl ImageClass {
     pub(super) fn describe(&self) -> String {
         format!("classes of pictures: {}", self.labels.names.len())
     }
+}
+
+fn id2label(names: &[String]) -> Value {
+    let named = names.iter().enumerate();
+    Value::Object(named.map(|(at, name)| (at.to_string(), json!(name))).collect::<Map<_, _>>())
 }

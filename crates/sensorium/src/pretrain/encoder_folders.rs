@@ -11,6 +11,7 @@ use sensorium_engine::{Params, Tensor};
 use sensorium_model::TowerConfig;
 use sensorium_model::checkpoint::write_safetensors;
 use sensorium_model::pretrained::{PartConfig, Pretrained};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -22,8 +23,17 @@ const PROCESSORS: [&str; 3] = ["preprocessor_config.json", "processor_config.jso
 impl Columns {
     /// The checkpoint that a column began with, its part and the tower, where no
     /// objective over one modality has its structure.
-    fn encoder(&self, column: usize) -> Option<(&Pretrained, &'static str, &TowerConfig)> {
+    pub(super) fn encoder(&self, column: usize) -> Option<(&Pretrained, &'static str, &TowerConfig)> {
         self.encoders.source(&self.plan.columns[column].processor)
+    }
+
+    /// Begins a folder for a column's encoder: a configuration, and what
+    /// prepares inputs.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub(super) fn describe_encoder(&self, column: usize, folder: &Path, config: &Value) -> Result<()> {
+        self.encoder(column).map_or(Ok(()), |(source, ..)| describe_as(source, folder, config))
     }
 
     /// Whether a column's encoder is of the single frames of its videos.
@@ -153,18 +163,8 @@ impl EncoderFolder {
     /// When a file cannot be read or written.
     pub(super) fn save(&self, out: &Path, columns: &Columns, together: &Together, params: &Params) -> Result<()> {
         let folder = out.join(self.name);
-        std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
         let (source, tower) = self.source(columns)?;
-        let config = source.config().to_value();
-        let json = serde_json::to_vec_pretty(&config).map_err(|e| Error::model(&folder, e.to_string()))?;
-        write(&folder.join("config.json"), &json)?;
-        for name in PROCESSORS {
-            let from = source.folder().join(name);
-            if from.is_file() {
-                let bytes = std::fs::read(&from).map_err(|e| Error::io("read", &from, e))?;
-                write(&folder.join(name), &bytes)?;
-            }
-        }
+        describe_as(source, &folder, &source.config().to_value())?;
         if let (TowerConfig::Text(text), Some(tokenizer)) = (tower, &columns.plan.tokenizer) {
             let longest = columns.fit.text.max_tokens;
             save_tokenizer(&folder, tokenizer, longest)?;
@@ -177,4 +177,19 @@ impl EncoderFolder {
         let path = folder.join(WEIGHTS_FILE);
         Ok(write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
     }
+}
+
+/// Configuration, and the files of a checkpoint that say how inputs are prepared.
+fn describe_as(source: &Pretrained, folder: &Path, config: &Value) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    let json = serde_json::to_vec_pretty(config).map_err(|e| Error::model(folder, e.to_string()))?;
+    write(&folder.join("config.json"), &json)?;
+    for name in PROCESSORS {
+        let from = source.folder().join(name);
+        if from.is_file() {
+            let bytes = std::fs::read(&from).map_err(|e| Error::io("read", &from, e))?;
+            write(&folder.join(name), &bytes)?;
+        }
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ mod assembly;
 mod captioning;
 mod check;
 mod classes;
+mod classifier;
 mod column_sections;
 mod columns;
 mod config;
@@ -139,6 +140,10 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
         save::save_pair(out, columns, together, &network.params, &summary)?;
         for encoder in &encoders {
             encoder.save(out, columns, together, &network.params)?;
+        }
+        if let Some(classes) = together.classes() {
+            // In the place of the encoder alone.
+            classes.save(out, columns, together, &network.params)?;
         }
         if let (Some(captioning), Some(image)) = (together.captioning(), &structures.image) {
             save::save_captioning(out, captioning, image, &network)?;

@@ -118,13 +118,7 @@ impl ImageStructure {
     /// Says which classes are told from the pictures: a ViT's classifier is
     /// written with it.
     pub(super) fn name_classes(&mut self, id2label: Value) {
-        let named = id2label.as_object().into_iter().flatten();
-        let label2id: serde_json::Map<String, Value> = named
-            .filter_map(|(id, name)| Some((name.as_str()?.to_owned(), json!(id.parse::<usize>().ok()?))))
-            .collect();
-        self.config["architectures"] = json!(["ViTForImageClassification"]);
-        self.config["label2id"] = Value::Object(label2id);
-        self.config["id2label"] = id2label;
+        name_classes(&mut self.config, "ViTForImageClassification", id2label);
     }
 
     /// How rows become pictures.
@@ -141,6 +135,17 @@ impl ImageStructure {
     pub(super) fn preprocessor(&self) -> Value {
         preprocessor(&self.processor)
     }
+}
+
+/// Makes a configuration that of another library's class that tells these
+/// classes of pictures.
+pub(super) fn name_classes(config: &mut Value, class: &str, id2label: Value) {
+    let named = id2label.as_object().into_iter().flatten();
+    let label2id: serde_json::Map<String, Value> =
+        named.filter_map(|(id, name)| Some((name.as_str()?.to_owned(), json!(id.parse::<usize>().ok()?)))).collect();
+    config["architectures"] = json!([class]);
+    config["label2id"] = Value::Object(label2id);
+    config["id2label"] = id2label;
 }
 
 /// The `preprocessor_config.json` that says how pictures are prepared.
