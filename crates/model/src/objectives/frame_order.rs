@@ -230,6 +230,36 @@ mod tests {
     }
 
     #[test]
+    fn each_shuffled_frame_is_asked_where_it_stood() -> Result<()> {
+        let mut params = Params::new();
+        let mut b = Builder::new(&mut params, 3);
+        let (tower, head) = (tower(&mut b.scope("tower"))?, head(&mut b.scope("head"))?);
+        let tape = Tape::inference();
+        let cx = Context::inference(&tape, &params);
+        let random = Random::new(1);
+        let order = head.order(&cx, &tower, &videos(), random)?.expect("two videos");
+        // By definition, video by video; the single frame is none.
+        let (mut sum, mut moved, mut hits) = (0.0, 0, Vec::new());
+        for (at, video) in [0, 2].into_iter().enumerate() {
+            let video = videos().select(&[video]);
+            let stood = random.at_step(at as u64).permutation(video.offsets().total());
+            moved += stood.iter().enumerate().filter(|(now, then)| *now != **then).count();
+            let rows: Vec<u32> = stood.iter().map(|place| *place as u32).collect();
+            let (tokens, _, _) = tower.forward(&cx, &with_frames(&video, |frames| rows_of(frames, &rows))?)?;
+            let scores = head.place.forward(&cx, &tokens)?;
+            for (scores, place) in scores.data().chunks_exact(4).zip(stood) {
+                sum += scores.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln() - f64::from(scores[place]);
+                hits.push(scores.iter().all(|x| *x <= scores[place]));
+            }
+        }
+        assert!(moved >= 4, "{moved} of 7 frames are shuffled");
+        let loss = f64::from(order.loss.value().data()[0]);
+        assert!((loss - sum / 7.0).abs() < 1e-5, "{loss} is not {}", sum / 7.0);
+        assert_eq!(order.hits, hits);
+        Ok(())
+    }
+
+    #[test]
     fn what_is_hidden_is_not_seen() -> Result<()> {
         let mut params = Params::new();
         let mut b = Builder::new(&mut params, 3);

@@ -144,3 +144,46 @@ impl Captioning {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{assembled, batch, table};
+    use super::*;
+    use sensorium_engine::{Random, Tape};
+
+    #[test]
+    fn every_token_is_guessed_from_those_before_it_and_the_picture() -> Result<()> {
+        let folder = tempfile::tempdir().expect("folder");
+        table(folder.path());
+        let assembly = assembled(folder.path(), &[])?;
+        let (batch, network, tape) = (batch(&assembly), &assembly.network, Tape::inference());
+        let cx = Context::inference(&tape, &network.params);
+        let parts = network.parts(&cx, &batch, Random::new(1), false)?;
+        let part = parts.iter().find(|part| part.name == "caption").expect("captions");
+        let together = network.together.as_ref().expect("columns");
+        let captioning = together.captioning().expect("captions");
+        let inputs = &batch.rows.as_ref().expect("rows").batch.inputs;
+        let tower = together.image(captioning.image).expect("a ViT");
+        let (tokens, pictures, _) = tower.forward(&cx, &inputs.columns[captioning.image])?;
+        let texts = &inputs.columns[captioning.text];
+        let Values::Tokens(ids) = texts.values() else { panic!("{} are no texts", texts.values().kind()) };
+        // By definition: what stands before a token, and one picture, alone.
+        let (mut sum, mut asked) = (0.0, 0);
+        for sample in 0..inputs.samples {
+            let (memory, of) = of_segments(&cx, (&tokens, &pictures), [sample as u32])?;
+            let text = &ids[texts.offsets().range(sample)];
+            for at in 1..text.len() {
+                let before = Offsets::from_lengths([at]);
+                let hidden = captioning.decoder.hidden(&cx, &text[..at], &before, Some((&memory, &of)))?;
+                let scores = captioning.decoder.logits(&cx, &hidden)?;
+                let last = scores.data().chunks_exact(scores.data().len() / at).next_back().expect("scores");
+                sum += last.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln() - f64::from(last[text[at] as usize]);
+                asked += 1;
+            }
+        }
+        let loss = f64::from(part.loss.value().scalar()?);
+        assert_eq!(part.count, asked);
+        assert!((loss - sum / asked as f64).abs() < 1e-5, "{loss} is not {}", sum / asked as f64);
+        Ok(())
+    }
+}

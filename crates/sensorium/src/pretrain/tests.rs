@@ -46,7 +46,7 @@ batch_size = 8
 ";
 
 /// Pictures of a colour, a caption and a class, in a folder of their own.
-fn table(folder: &std::path::Path) {
+pub(super) fn table(folder: &std::path::Path) {
     let mut rows = String::from("photo,words,kind\n");
     for i in 0..24_u8 {
         let picture = RgbImage::from_fn(16, 16, |x, y| Rgb([10 * i, (x * 9) as u8, (y * 7) as u8]));
@@ -56,7 +56,7 @@ fn table(folder: &std::path::Path) {
     std::fs::write(folder.join("rows.csv"), rows).expect("written");
 }
 
-fn assembled(folder: &std::path::Path, sets: &[&str]) -> Result<Assembly> {
+pub(super) fn assembled(folder: &std::path::Path, sets: &[&str]) -> Result<Assembly> {
     let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
     let mut config = PretrainConfig::from_toml(CONFIG, &sets)?;
     config.data.table = Some(folder.join("rows.csv"));
@@ -66,7 +66,7 @@ fn assembled(folder: &std::path::Path, sets: &[&str]) -> Result<Assembly> {
     assemble(&mut config, &options, &mut ())
 }
 
-fn batch(assembly: &Assembly) -> Batch {
+pub(super) fn batch(assembly: &Assembly) -> Batch {
     let batch = assembly.sources[0].epoch(0, 0).next().expect("a batch");
     batch.unwrap_or_else(|e| panic!("{e}"))
 }
