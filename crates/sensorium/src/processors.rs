@@ -31,6 +31,7 @@ pub(crate) fn prepare(source: &Pretrained, tower: &TowerConfig, options: &mut Pl
                     "has no preprocessor_config.json, which says how sounds become what it hears; copy the model's",
                 )
             })?;
+            options.audio.least_frames = audio.least_frames();
         }
         TowerConfig::SpaceTime(video) => options.video = space_time(source, video)?,
         TowerConfig::Video(_) | TowerConfig::Features(_) | TowerConfig::Tabular(_) => {}

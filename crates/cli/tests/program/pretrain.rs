@@ -200,9 +200,10 @@ fn sounds_are_learnt_and_a_fit_starts_from_them() {
     let scene = Scene::new(20);
     let mut table = String::from("sound,kind\n");
     for n in 0..40_u32 {
-        // Half a second of one of two tones, in 16 bits.
+        // Half a second of one of two tones, in 16 bits; one is shorter than a square, one longer
+        // than what is heard.
         let pitch = [220.0, 660.0][n as usize % 2];
-        let samples = (0..8_000).map(|i| {
+        let samples = (0..[1_600, 32_000].get(n as usize).copied().unwrap_or(8_000)).map(|i| {
             let t = f64::from(i) / 16_000.0;
             ((t * pitch * std::f64::consts::TAU).sin() * f64::from(8_000 + 100 * n)) as i16
         });
@@ -237,6 +238,8 @@ fn sounds_are_learnt_and_a_fit_starts_from_them() {
         .args(["--set", "audio.pad=false", "--set", "train.epochs=1", "--set", "data.cache=false"])
         .assert()
         .success();
+    let answers = stdout(scene.program().args(["predict", "model", "sounds.csv"]));
+    assert_eq!(answers.lines().count(), 41, "{answers}");
     let set = ["--set", "audio.encoder=learnt/audio", "--set", "train.epochs=1"];
     scene.write("on.toml", "[data]\ntable = \"sounds.csv\"\ncache = false\n[pretrain.msm]\nweight = 1\n");
     scene.program().args(["pretrain", "on.toml", "--out", "on"]).args(set).assert().success();

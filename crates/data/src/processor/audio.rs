@@ -53,6 +53,10 @@ pub struct AudioProcessor {
     /// padding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pad_seconds: Option<f64>,
+    /// Sounds of fewer frames get frames of zeros up to so many (default 0): what an encoder takes
+    /// at least.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub least_frames: usize,
     /// Whether each sound is brought to mean 0 and variance 1 (samples only; default false).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub normalize: bool,
@@ -60,6 +64,10 @@ pub struct AudioProcessor {
     pub mean: f32,
     /// Divides every value afterwards (default 1; likewise).
     pub std: f32,
+}
+
+fn is_zero(frames: &usize) -> bool {
+    *frames == 0
 }
 
 fn is_povey(window: &Window) -> bool {
@@ -76,6 +84,7 @@ impl Default for AudioProcessor {
             band_hz: None,
             max_seconds: 30.0,
             pad_seconds: None,
+            least_frames: 0,
             normalize: false,
             mean: 0.0,
             std: 1.0,
@@ -85,6 +94,8 @@ impl Default for AudioProcessor {
 
 /// Log-mel frames per second: one every 10 ms.
 const LOG_MEL_FRAMES: f64 = 100.0;
+/// Seconds of a window of Kaldi's.
+const KALDI_WINDOW: f64 = 0.025;
 /// Samples per second that CLAP's features are defined for.
 const CLAP_RATE: u32 = 48_000;
 /// Added to the variance of a sound's samples, as wav2vec 2.0 does.
@@ -99,10 +110,16 @@ impl AudioProcessor {
         }
     }
 
-    /// Frames of the longest sound. CLAP's windows stand at both ends of it.
+    /// Frames of the longest sound. CLAP's windows stand at both ends of it, Kaldi's lie whole
+    /// within it.
     pub fn most_frames(&self) -> usize {
-        let frames = (self.max_seconds * self.frames_per_second()).ceil() as usize;
-        frames + usize::from(self.features == AudioFeatures::Clap)
+        let frames = self.max_seconds * self.frames_per_second();
+        match self.features {
+            AudioFeatures::Whisper | AudioFeatures::Waveform => frames.ceil() as usize,
+            AudioFeatures::Clap => frames.ceil() as usize + 1,
+            // A whole number of frames and their last window may be a rounding error below it.
+            AudioFeatures::Kaldi => 1 + (frames - KALDI_WINDOW * LOG_MEL_FRAMES + 1e-6).max(0.0) as usize,
+        }
     }
 
     /// The processor of a pretrained encoder, from the `preprocessor_config.json` in its folder, or
@@ -213,12 +230,14 @@ impl AudioProcessor {
         Ok(processor)
     }
 
-    /// The last step: frames of zeros where Kaldi's are to be padded, then the scale.
+    /// The last step: frames of zeros where Kaldi's are to be padded or there are too few, then the
+    /// scale.
     pub(crate) fn finish(&self, mel: &mut Mel) {
         if let (AudioFeatures::Kaldi, Some(seconds)) = (self.features, self.pad_seconds) {
             mel.frames = (seconds * LOG_MEL_FRAMES).round() as usize;
-            mel.data.resize(mel.frames * mel.mels, 0.0);
         }
+        mel.frames = mel.frames.max(self.least_frames);
+        mel.data.resize(mel.frames * mel.mels, 0.0);
         if self.normalize && !mel.data.is_empty() {
             let n = mel.data.len() as f64;
             let mean = mel.data.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
@@ -358,5 +377,23 @@ mod tests {
         assert!(AudioProcessor { mels: 80, ..samples.clone() }.validate().is_err());
         assert!(AudioProcessor { pad_seconds: Some(1.0), ..samples }.validate().is_err());
         assert!(AudioProcessor { normalize: true, ..Default::default() }.validate().is_err());
+    }
+
+    #[test]
+    fn sounds_have_as_many_frames_as_an_encoder_takes() {
+        let config = json!({"feature_extractor_type": "ASTFeatureExtractor", "max_length": 200});
+        let padded = AudioProcessor::from_preprocessor(&config).expect("known");
+        assert_eq!(padded.most_frames(), 200);
+        for (seconds, frames) in [(2.0, 198), (0.02, 1), (10.255, 1024)] {
+            assert_eq!(AudioProcessor { max_seconds: seconds, ..padded.clone() }.most_frames(), frames);
+        }
+        let own = AudioProcessor { pad_seconds: None, least_frames: 16, mean: 1.0, std: 2.0, ..padded };
+        for (frames, expected) in [(14, 16), (20, 20)] {
+            let mut mel = Mel { frames, mels: 2, data: vec![3.0; 2 * frames] };
+            own.finish(&mut mel);
+            assert_eq!((mel.frames, mel.data.len()), (expected, 2 * expected));
+            assert!(mel.data[..2 * frames].iter().all(|x| *x == 1.0));
+            assert!(mel.data[2 * frames..].iter().all(|x| *x == -0.5));
+        }
     }
 }

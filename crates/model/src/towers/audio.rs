@@ -187,6 +187,17 @@ impl AudioTowerConfig {
         self.stages.as_ref().map_or(self.transformer.layers, |s| s.layers.last().copied().unwrap_or(0))
     }
 
+    /// The fewest frames or samples of a sound that make a token.
+    pub fn least_frames(&self) -> usize {
+        match &self.stem {
+            AudioStem::Frames | AudioStem::Grid(_) => 1,
+            AudioStem::Waveform(w) => {
+                w.kernels.iter().zip(&w.strides).rev().fold(1, |rows, (kernel, stride)| (rows - 1) * stride + kernel)
+            }
+            AudioStem::Patches(p) => p.size,
+        }
+    }
+
     /// Tokens that come out of this many frames or samples.
     pub fn tokens(&self, rows: usize) -> usize {
         match &self.stem {

@@ -152,10 +152,7 @@ impl WaveformStem {
             None
         };
         let projection = Linear::new(&mut b.scope("projection"), channels, block.hidden, true)?;
-        // The fewest samples that make one token.
-        let shortest =
-            w.kernels.iter().zip(&w.strides).rev().fold(1, |rows, (kernel, stride)| (rows - 1) * stride + kernel);
-        Ok(Self { config: w.clone(), shortest, convolutions, norm, projection })
+        Ok(Self { config: w.clone(), shortest: c.least_frames(), convolutions, norm, projection })
     }
 
     fn forward(&self, cx: &Context<'_>, x: Var, offsets: &Offsets) -> Result<Stemmed> {

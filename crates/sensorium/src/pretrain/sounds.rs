@@ -11,7 +11,7 @@ use sensorium_data::{DataPlan, PlanOptions, Processor};
 use sensorium_media::audio::log_mel::Window;
 use sensorium_model::TowerConfig;
 use sensorium_model::pretrained::{Config, KeyMap, PartConfig, Pretrained, describe};
-use sensorium_model::towers::{AudioStem, AudioTowerConfig};
+use sensorium_model::towers::AudioTowerConfig;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -102,10 +102,7 @@ impl AudioStructure {
 
     /// The fewest frames of a sound that it can hear.
     pub(super) fn shortest(&self) -> usize {
-        match &self.tower.stem {
-            AudioStem::Patches(squares) => squares.size,
-            AudioStem::Frames | AudioStem::Waveform(_) | AudioStem::Grid(_) => 1,
-        }
+        self.tower.least_frames()
     }
 
     /// The `preprocessor_config.json` that says how sounds are prepared.
