@@ -2,6 +2,7 @@
 
 use crate::arguments::IndexArguments;
 use crate::follow::{Download, Rows};
+use sensorium::Modality;
 use sensorium::search::{IndexOptions, IndexStep, index};
 use std::process::ExitCode;
 
@@ -56,7 +57,7 @@ pub fn run(arguments: &IndexArguments) -> anyhow::Result<ExitCode> {
         eprintln!("… and {unsaid} rows more");
     }
     if done.bad > 0 {
-        eprintln!("{} rows could not be read whole", done.bad);
+        eprintln!("{} rows could not be indexed, or not whole", done.bad);
     }
     let folder = arguments.out.display();
     if arguments.json {
@@ -72,6 +73,10 @@ pub fn run(arguments: &IndexArguments) -> anyhow::Result<ExitCode> {
         Some(rows) => println!("{folder}: {} vectors, searched through a graph over {rows}", done.total),
         None => println!("{folder}: {} vectors, searched exactly", done.total),
     }
-    println!("search it: sensorium search {folder} --text \"…\"");
+    let by = match done.queries.first() {
+        Some(first) if !done.queries.contains(&Modality::Text) => format!("--{} FILE", first.name()),
+        _ => "--text \"…\"".into(),
+    };
+    println!("search it: sensorium search {folder} {by}");
     Ok(ExitCode::SUCCESS)
 }

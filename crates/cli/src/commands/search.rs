@@ -50,7 +50,8 @@ pub fn show(title: &str, finder: &mut Finder, found: &[Found], arguments: &HitAr
             .iter()
             .map(|hit| {
                 let entry = &hit.entry;
-                json!({"id": entry.id, "score": hit.score, "column": entry.column, "source": entry.source, "fields": entry.fields})
+                json!({"id": entry.id, "score": hit.score, "column": entry.column, "source": entry.source, "fields": entry.fields,
+                       "media": hit.media.iter().map(|(_, path)| path).collect::<Vec<_>>()})
             })
             .collect();
         println!("{}", json!({"hits": hits}));
@@ -62,7 +63,8 @@ pub fn show(title: &str, finder: &mut Finder, found: &[Found], arguments: &HitAr
     for hit in found {
         let source = &hit.entry.source;
         let source: String = source.chars().take(100).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        println!("{:.4}  {}  {source}", hit.score, hit.entry.id);
+        let media: String = hit.media.iter().map(|(_, path)| format!("  {path}")).collect();
+        println!("{:.4}  {}  {source}{media}", hit.score, hit.entry.id);
     }
     if let Some(path) = &arguments.html {
         println!("{}", path.display());

@@ -96,6 +96,18 @@ fn pictures_and_captions_find_each_other_and_can_be_searched() {
         let right = number.map_or(first.contains(chinese), |n| COLOURS[n % 6].1 == chinese);
         assert!(right, "{chinese}: {hits}");
     }
+
+    // Of another table only the columns that the model knows are embedded, and the card of a text shows its picture.
+    let more = "photo,words,remark,size\npictures/0.png,a red thing,nothing of the kind,3\n\
+                pictures/1.png,a green thing,\"something else, and more\",4\n";
+    scene.write("more.csv", more);
+    let said = stdout(scene.program().args(["index", "model", "more.csv", "--out", "more.index"]));
+    assert!(said.contains("4 embedded") && said.contains("--text \"…\""), "{said}");
+    let search = ["search", "more.index", "--text", "a red thing", "--column", "words", "--html", "hits.html"];
+    let said = stdout(scene.program().args(search));
+    assert!(said.contains("a red thing") && said.contains("pictures/0.png"), "{said}");
+    let page = String::from_utf8(scene.bytes("hits.html")).expect("text");
+    assert!(page.matches("<img").count() == 2 && page.contains("<blockquote>a red thing</blockquote>"), "{page}");
 }
 
 #[test]

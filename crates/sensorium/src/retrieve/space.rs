@@ -12,6 +12,10 @@ impl Space for Retriever {
         &self.plan
     }
 
+    fn knows_columns(&self) -> bool {
+        true
+    }
+
     fn dim(&self) -> usize {
         self.learner.model.config().dim
     }

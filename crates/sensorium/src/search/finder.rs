@@ -62,6 +62,9 @@ pub struct Found {
     pub modality: Option<Modality>,
     /// Its entry.
     pub entry: Entry,
+    /// Files of the row's other columns that are embedded too, while they are
+    /// there.
+    pub media: Vec<(Modality, String)>,
 }
 
 /// An index that answers.
@@ -223,15 +226,35 @@ impl Finder {
             if !ids.insert(entry.id.clone()) {
                 continue;
             }
-            let modality = match self.store.about()["columns"][&entry.column].as_str() {
-                Some("text") => Some(Modality::Text),
-                Some("image") => Some(Modality::Image),
-                Some("audio") => Some(Modality::Audio),
-                Some("video") => Some(Modality::Video),
-                _ => None,
-            };
-            found.push(Found { score: hit.score, modality, entry });
+            let modality = self.modality(&entry.column);
+            let media = self.media(&entry);
+            found.push(Found { score: hit.score, modality, entry, media });
         }
         found
+    }
+
+    /// What a column of the index holds.
+    fn modality(&self, column: &str) -> Option<Modality> {
+        match self.store.about()["columns"][column].as_str() {
+            Some("text") => Some(Modality::Text),
+            Some("image") => Some(Modality::Image),
+            Some("audio") => Some(Modality::Audio),
+            Some("video") => Some(Modality::Video),
+            _ => None,
+        }
+    }
+
+    /// The files that the fields of a row name, beside the one that was found.
+    fn media(&self, entry: &Entry) -> Vec<(Modality, String)> {
+        let Some(folder) = self.store.about()["table"].as_str().map(Path::new).and_then(Path::parent) else {
+            return Vec::new();
+        };
+        let fields = entry.fields.iter().filter(|(name, _)| **name != entry.column);
+        let files = fields.filter_map(|(name, value)| {
+            let modality = self.modality(name).filter(|m| *m != Modality::Text)?;
+            let path = folder.join(value);
+            path.is_file().then(|| (modality, path.display().to_string()))
+        });
+        files.collect()
     }
 }

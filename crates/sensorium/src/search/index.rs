@@ -29,7 +29,8 @@ pub struct IndexOptions {
     /// The address of a database that the vectors go to; the folder then only
     /// names it.
     pub store: Option<String>,
-    /// The columns to embed; empty for all that the model can read.
+    /// The columns to embed; empty for those that the model learnt from, or, of
+    /// a model without columns or another table, all that it can read.
     pub columns: Vec<String>,
     /// The column that names rows; None for the one that is inferred, else
     /// their numbers.
@@ -83,13 +84,13 @@ pub enum IndexStep {
 /// What became of an index.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Indexed {
-    /// Vectors that were computed.
+    /// Vectors that were computed, of what is new or has changed.
     pub embedded: u64,
-    /// Vectors that were there already.
+    /// Vectors that were there already, perhaps under another name.
     pub unchanged: u64,
-    /// Vectors that were taken out: changed, or no longer in the table.
+    /// Vectors of what is no longer in the table.
     pub removed: u64,
-    /// Rows of which some cell could not be read.
+    /// Rows of which some cell could not be read, or whose name another has.
     pub bad: u64,
     /// The first few problems.
     pub problems: Vec<String>,
@@ -97,6 +98,8 @@ pub struct Indexed {
     pub total: usize,
     /// Vectors in the graph, if there is one.
     pub graph: Option<usize>,
+    /// What the index can be searched by.
+    pub queries: Vec<Modality>,
 }
 
 /// Problems kept for the person to read.
@@ -115,6 +118,9 @@ const COMMIT_EVERY: Duration = Duration::from_secs(20);
 /// cannot be read or written, or too many rows cannot be read: what was done
 /// until then stays in the index.
 pub fn index(model: &Path, source: &Path, options: &IndexOptions, watch: &mut dyn FnMut(IndexStep)) -> Result<Indexed> {
+    if !(0.0..=1.0).contains(&options.max_bad) {
+        return Err(Error::Request(format!("--max-bad {}: expected a share of the rows, 0 to 1", options.max_bad)));
+    }
     let space = open(model)?;
     let listed = if source.is_dir() && !Table::is_sharded(source) { Some(folder::table(source)?) } else { None };
     let table = Table::open(listed.as_ref().map_or(source, |f| f.path()), &TableOptions::default())?;
@@ -163,6 +169,8 @@ pub fn index(model: &Path, source: &Path, options: &IndexOptions, watch: &mut dy
         writer: &mut *writer,
         indexed: Indexed::default(),
         seen: RowSet::default(),
+        moved: RowSet::default(),
+        named_by: options.id.as_deref(),
         ids: HashSet::new(),
         known: &known,
     };
@@ -189,17 +197,18 @@ pub fn index(model: &Path, source: &Path, options: &IndexOptions, watch: &mut dy
             watch(IndexStep::Rows(done));
         }
         if !table.is_empty() && run.indexed.bad == table.len() {
-            run.check(JUDGED_ROWS, options.max_bad)?;
+            return run.stop(done, options.max_bad);
         }
         Ok(())
     })?;
-    let Run { mut indexed, seen, .. } = run;
+    let Run { mut indexed, seen, moved, .. } = run;
     if !options.keep {
         for position in known.places.values().map(|p| p.position).filter(|p| !seen.contains(*p)) {
             writer.delete(position);
-            indexed.removed += 1;
+            indexed.removed += u64::from(!moved.contains(position));
         }
     }
+    indexed.queries = space.inputs().columns.iter().filter(|c| !c.sound_track).map(|c| c.modality).collect();
     let finish = Finish { graph_from: options.graph_from };
     let Finished { rows, graph } = writer.finish(&finish, &mut |done, of| watch(IndexStep::Graph(done, of)))?;
     Ok(Indexed { total: rows, graph, ..indexed })
@@ -388,6 +397,10 @@ struct Run<'a> {
     indexed: Indexed,
     /// Positions that stay.
     seen: RowSet,
+    /// Positions of vectors that stay under another name.
+    moved: RowSet,
+    /// The column that was asked for as the rows' names.
+    named_by: Option<&'a str>,
     ids: HashSet<String>,
 }
 
@@ -398,8 +411,11 @@ impl Run<'_> {
         for Row { row, id, cells, sample, mut problem } in rows {
             let mut cells = cells;
             if problem.is_none() && self.ids.contains(&id) {
-                problem =
-                    Some(format!("row {}: its name {id:?} is another row's too; name rows with --id COLUMN", row + 1));
+                let mend = match self.named_by {
+                    Some(column) => format!("column {column:?} does not name rows; give another one with --id"),
+                    None => "name rows with --id COLUMN".into(),
+                };
+                problem = Some(format!("row {}: its name {id:?} is another row's too; {mend}", row + 1));
                 cells.clear();
             }
             if let Some(problem) = problem {
@@ -431,6 +447,7 @@ impl Run<'_> {
                     }
                     Cell::Moved(entry, position) => {
                         let vector = self.writer.vector(position)?;
+                        self.moved.insert(position);
                         self.replace(&entry);
                         self.writer.add(&vector, &entry)?;
                         self.indexed.unchanged += 1;
@@ -452,7 +469,6 @@ impl Run<'_> {
         if let Some(old) = self.known.places.get(&(entry.id.clone(), entry.column.clone())) {
             self.writer.delete(old.position);
             self.seen.insert(old.position);
-            self.indexed.removed += 1;
         }
     }
 
@@ -461,9 +477,16 @@ impl Run<'_> {
         if done < JUDGED_ROWS || bad as f64 <= max_bad * done as f64 {
             return Ok(());
         }
+        self.stop(done, max_bad)
+    }
+
+    /// Keeps what was done, and says why it goes no further.
+    fn stop(&mut self, done: u64, max_bad: f64) -> Result<()> {
         self.writer.commit()?;
         Err(Error::Request(format!(
-            "{bad} of {done} rows could not be read, more than --max-bad {max_bad} allows; the first: {}",
+            "{} of {done} rows could not be indexed, more than --max-bad {max_bad} allows; the first: {}; what was \
+             indexed until then stays in the index",
+            self.indexed.bad,
             self.indexed.problems.first().map_or("", String::as_str)
         )))
     }

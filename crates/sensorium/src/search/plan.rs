@@ -35,19 +35,23 @@ pub(super) fn way_for(space: &dyn Space, modality: Modality) -> Result<usize> {
 }
 
 impl TablePlan {
-    /// The columns that are named, or all that the model can read.
+    /// The columns that are named, or those that the model learnt from, or all
+    /// that it can read.
     pub(super) fn new(space: &dyn Space, table: &Table, schema: &Schema, named: &[String]) -> Result<Self> {
         for name in named {
             table.column_index(name)?;
         }
         let inputs = &space.inputs().columns;
+        let own = |name: &str| inputs.iter().position(|input| input.source == name && !input.sound_track);
+        let only_own =
+            named.is_empty() && space.knows_columns() && schema.columns.iter().any(|c| own(&c.name).is_some());
         let (mut columns, mut at, mut ways) = (Vec::new(), Vec::new(), Vec::new());
         for column in &schema.columns {
             let wanted = named.contains(&column.name);
-            let own = inputs.iter().position(|input| input.source == column.name && !input.sound_track);
-            let way = match (own, modality(column.kind)) {
+            let way = match (own(&column.name), modality(column.kind)) {
                 _ if column.precomputed || (!named.is_empty() && !wanted) => continue,
                 (Some(way), _) => way,
+                (None, _) if only_own => continue,
                 (None, Some(modality)) => match (way_for(space, modality), wanted) {
                     (Ok(way), _) => way,
                     (Err(e), true) => return Err(e),

@@ -49,7 +49,11 @@ pub fn to_html(title: &str, about: &str, hits: &[Found]) -> String {
     );
     for (at, hit) in hits.iter().enumerate() {
         let width = (f64::from(hit.score).clamp(0.0, 1.0) * 100.0).round();
-        let shown = shown(hit.modality, &hit.entry.source);
+        let mut card = String::new();
+        if hit.modality == Some(Modality::Text) {
+            card.extend(hit.media.iter().map(|(modality, path)| shown(Some(*modality), path)));
+        }
+        card += &shown(hit.modality, &hit.entry.source);
         let mut facts = String::new();
         for (name, value) in hit.entry.fields.iter().filter(|(_, value)| !repeats(hit, value)) {
             // Writing to a string cannot fail.
@@ -57,7 +61,7 @@ pub fn to_html(title: &str, about: &str, hits: &[Found]) -> String {
         }
         let _ = writeln!(
             page,
-            "<figure><div class=\"bar\" style=\"width:{width}%\"></div>{shown}<figcaption>\
+            "<figure><div class=\"bar\" style=\"width:{width}%\"></div>{card}<figcaption>\
              <span class=\"score\">{:.4}</span><b>{}. {}</b>{}</figcaption></figure>",
             hit.score,
             at + 1,
@@ -75,6 +79,7 @@ fn repeats(hit: &Found, value: &str) -> bool {
     value == entry.source
         || value == entry.id
         || (hit.modality != Some(Modality::Text) && entry.source.ends_with(value))
+        || hit.media.iter().any(|(_, path)| path.ends_with(value))
 }
 
 /// A picture small, a sound to play, a text, as HTML; what cannot be read is
@@ -156,7 +161,7 @@ mod tests {
     fn found(modality: Modality, source: &str) -> Found {
         let fields = [("标签".to_owned(), "<狗>".to_owned())].into();
         let entry = Entry { id: "行 1".into(), source: source.into(), fields, ..Entry::default() };
-        Found { score: 0.5, modality: Some(modality), entry }
+        Found { score: 0.5, modality: Some(modality), entry, media: Vec::new() }
     }
 
     #[test]
@@ -170,7 +175,12 @@ mod tests {
             found(Modality::Image, "/nowhere/b.jpg"),
             found(Modality::Text, "<script>alert(1)</script> 一只狗"),
         ];
-        let page = to_html("\"狗\" & dogs", "3 hits", &hits);
+        let mut caption = found(Modality::Text, "a green field");
+        caption.media.push((Modality::Image, picture.clone()));
+        let hits = hits.into_iter().chain([caption]).collect::<Vec<_>>();
+        let page = to_html("\"狗\" & dogs", "4 hits", &hits);
+        // The picture that was found, and the one of the caption that was.
+        assert_eq!(page.matches("<img").count(), 2, "{page}");
         assert!(page.contains("&quot;狗&quot; &amp; dogs") && page.contains("&lt;狗&gt;"));
         assert!(page.contains("src=\"data:image/jpeg;base64,") && page.contains("no longer there"));
         assert!(!page.contains("<script") && !page.contains("http://") && !page.contains("https://"));

@@ -13,6 +13,12 @@ pub trait Space: Send + Sync {
     /// of a table are matched to them by name, else by modality.
     fn inputs(&self) -> &DataPlan;
 
+    /// Whether the ways in are columns of the table that the model learnt from:
+    /// then it embeds those of a table that it knows, and leaves others alone.
+    fn knows_columns(&self) -> bool {
+        false
+    }
+
     /// Numbers per vector.
     fn dim(&self) -> usize;
 
