@@ -1,6 +1,7 @@
 //! What a checkpoint is, before anything is done with it: its files, tensors
 //! and architecture, the family it belongs to, and what of it can be used.
 
+use crate::retrieve::Retriever;
 use crate::{Error, Result, saved};
 use sensorium_model::checkpoint::{Checkpoint, CheckpointFile, DType};
 use sensorium_model::pretrained::Pretrained;
@@ -139,6 +140,13 @@ pub enum Usable {
         #[serde(skip_serializing_if = "Option::is_none")]
         quantization: Option<String>,
     },
+    /// A model whose columns meet in one space.
+    Space {
+        /// Its columns.
+        columns: Vec<String>,
+        /// Numbers per vector.
+        dim: usize,
+    },
     /// A family that is known.
     Pretrained {
         /// The family's name.
@@ -236,6 +244,10 @@ impl ModelInfo {
                     writeln!(out, "  quantised, for inference only: {quantization}")?;
                 }
             }
+            Usable::Space { columns, dim } => {
+                let columns = columns.join(" + ");
+                writeln!(out, "a sensorium model: {columns} meet in a space of {dim} numbers (index, search)")?;
+            }
             Usable::Pretrained { family, parts, .. } => {
                 writeln!(out, "{family}")?;
                 for part in parts {
@@ -322,6 +334,15 @@ fn usable(path: &Path, config: &Map<String, Value>, bytes: u64) -> Usable {
                     let of = |key: &str| q.get(key).map(setting).unwrap_or_default();
                     format!("{} weights, {} activations", of("weights"), of("activations"))
                 }),
+            },
+            Err(e) => Usable::Unknown { problem: e.to_string() },
+        };
+    }
+    if Retriever::is_in(path) {
+        return match Retriever::load(path) {
+            Ok(model) => Usable::Space {
+                columns: model.plan.columns.iter().map(|c| c.name.clone()).collect(),
+                dim: model.learner.model.config().dim,
             },
             Err(e) => Usable::Unknown { problem: e.to_string() },
         };

@@ -97,6 +97,9 @@ fn pictures_and_captions_find_each_other_and_can_be_searched() {
         assert!(right, "{chinese}: {hits}");
     }
 
+    let info = stdout(scene.program().args(["model", "info", "model"]));
+    assert!(info.contains("photo + words meet in a space of"), "{info}");
+
     // Of another table only the columns that the model knows are embedded, and the card of a text shows its picture.
     let more = "photo,words,remark,size\npictures/0.png,a red thing,nothing of the kind,3\n\
                 pictures/1.png,a green thing,\"something else, and more\",4\n";
@@ -108,6 +111,11 @@ fn pictures_and_captions_find_each_other_and_can_be_searched() {
     assert!(said.contains("a red thing") && said.contains("pictures/0.png"), "{said}");
     let page = String::from_utf8(scene.bytes("hits.html")).expect("text");
     assert!(page.matches("<img").count() == 2 && page.contains("<blockquote>a red thing</blockquote>"), "{page}");
+
+    std::fs::rename(scene.path().join("model"), scene.path().join("moved")).expect("it moves");
+    let error = failure(scene.program().args(["search", "more.index", "--text", "a"]), 1);
+    assert!(error.contains("no longer there") && error.contains("--model"), "{error}");
+    stdout(scene.program().args(["search", "more.index", "--text", "a", "--model", "moved"]));
 }
 
 #[test]

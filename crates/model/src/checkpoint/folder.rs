@@ -31,16 +31,33 @@ pub(crate) fn weights_of(folder: &Path) -> Result<PathBuf> {
     found.sort();
     match found.as_slice() {
         [one] => Ok(one.clone()),
-        [] => Err(ModelError::checkpoint(
-            folder,
-            format!("there are no weights in this folder; expected one of {}, or one file *.pt", KNOWN[..4].join(", ")),
-        )),
+        [] => {
+            let below = below(folder);
+            let problem = match below.as_slice() {
+                [] => format!(
+                    "there are no weights in this folder; expected one of {}, or one file *.pt",
+                    KNOWN[..4].join(", ")
+                ),
+                [one] => format!("there are no weights in this folder; did you mean {one}?"),
+                several => format!("there are no weights in this folder; did you mean one of {}?", several.join(", ")),
+            };
+            Err(ModelError::checkpoint(folder, problem))
+        }
         several => {
             let names: Vec<_> = several.iter().filter_map(|p| p.file_name()).map(|n| n.to_string_lossy()).collect();
             let problem = format!("there are several weights files, name one of them: {}", names.join(", "));
             Err(ModelError::checkpoint(folder, problem))
         }
     }
+}
+
+/// The folders in this one that hold weights.
+fn below(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let known = |path: &PathBuf| KNOWN.iter().any(|name| path.join(name).is_file());
+    let mut below: Vec<String> = entries.filter(known).map(|path| path.display().to_string()).collect();
+    below.sort();
+    below
 }
 
 fn holds_weights(path: &Path) -> bool {

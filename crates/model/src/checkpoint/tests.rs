@@ -115,6 +115,9 @@ fn folders_without_one_choice_say_so() {
     let refused = || Checkpoint::open(folder.path()).expect_err("must be refused").to_string();
     assert!(refused().contains("no weights in this folder"));
     let t = tensor(&[1]);
+    fs::create_dir(folder.path().join("text")).expect("a folder");
+    write_safetensors(&folder.path().join("text/model.safetensors"), [("a", &t)]).expect("written");
+    assert!(refused().ends_with("text?"), "{}", refused());
     write_safetensors(&folder.path().join("b.safetensors"), [("a", &t)]).expect("written");
     fs::write(folder.path().join("optimizer.pt"), b"no weights").expect("a file");
     assert!(Checkpoint::open(folder.path()).is_ok());

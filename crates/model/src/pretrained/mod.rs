@@ -472,7 +472,12 @@ fn unknown(folder: &Path, model_type: &str) -> ModelError {
     let nearest = known.iter().take(3).copied().collect::<Vec<_>>().join(", ");
     known.sort_unstable();
     let known = known.join(", ");
-    let problem = if model_type.is_empty() {
+    let problem = if model_type.is_empty() && folder.join("data.json").is_file() {
+        "it is a whole model that Sensorium trained, with columns of its own (predict, evaluate or index take it); \
+         an encoder is the checkpoint of one family, as `sensorium pretrain` leaves in text/, image/, audio/, video/ \
+         or encoder/"
+            .into()
+    } else if model_type.is_empty() {
         format!("its config.json has no model_type; known ones: {known}")
     } else {
         format!("model_type {model_type:?} is not known; nearest: {nearest}; all known: {known}")

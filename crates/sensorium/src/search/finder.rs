@@ -111,7 +111,13 @@ impl Finder {
     pub fn open_model(&mut self, model: Option<&Path>) -> Result<&dyn Space> {
         let path = model.map(Path::to_owned).or_else(|| self.model());
         let path = path.ok_or_else(|| Error::Request("the index names no model; give it with --model".into()))?;
-        let space = open(&path)?;
+        let named = model.is_none();
+        let space = open(&path).map_err(|error| match named && !path.exists() {
+            true => Error::Request(format!(
+                "the index names the model {path:?}, which is no longer there; give the place that it has now with --model"
+            )),
+            false => error,
+        })?;
         if space.fingerprint() != self.store.model() {
             return Err(Error::Request(format!(
                 "{path:?} is not the model (or not the version of it) that made the vectors of {}; \
