@@ -101,6 +101,17 @@ fn set(table: &mut Table, setting: &str) -> Result<()> {
     Ok(())
 }
 
+/// Sections that only one command's configuration has.
+const OF_ONE_COMMAND: [(&str, &str); 7] = [
+    ("pretrain", "pretrain"),
+    ("corpus", "pretrain"),
+    ("task", "fit"),
+    ("label", "fit"),
+    ("fusion", "fit"),
+    ("retrieve", "fit"),
+    ("finetune", "fit"),
+];
+
 /// A number without a fraction is also a number with one.
 fn typed<T: DeserializeOwned>(table: Table, text: &str, place: &str) -> Result<T> {
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|e| {
@@ -113,10 +124,12 @@ fn typed<T: DeserializeOwned>(table: Table, text: &str, place: &str) -> Result<T
                 let section = if path == field || path == "." { "" } else { section };
                 let key = if section.is_empty() { field.clone() } else { format!("{section}.{field}") };
                 let near = sensorium_data::error::nearest(&field, known.iter().map(String::as_str));
-                let hint = near.map_or_else(
-                    || format!("known keys here: {}", known.join(", ")),
-                    |n| format!("did you mean {n:?}?"),
-                );
+                let other = OF_ONE_COMMAND.iter().find(|(name, _)| section.is_empty() && *name == field);
+                let hint = match (other, near) {
+                    (Some((_, command)), _) => format!("this is a configuration of `sensorium {command}`"),
+                    (None, Some(near)) => format!("did you mean {near:?}?"),
+                    (None, None) => format!("known keys here: {}", known.join(", ")),
+                };
                 (key, format!("unknown key; {hint}"))
             }
             None => (path, message),
@@ -172,6 +185,8 @@ mod tests {
         assert_eq!(e, "configuration, line 1: trian: unknown key; did you mean \"train\"?");
         let e = error("", &["image.tower.hiden=3"]);
         assert_eq!(e, "configuration: image.tower.hiden: unknown key; did you mean \"hidden\"?");
+        let e = error("[pretrain.mlm]\nweight = 1\n", &[]);
+        assert!(e.ends_with("pretrain: unknown key; this is a configuration of `sensorium pretrain`"), "{e}");
     }
 
     #[test]

@@ -262,7 +262,12 @@ impl Columns {
                 "there is no column of type {0} to learn from; say which one is, as [data.types] COLUMN = \"{0}\"",
                 modality.name()
             )),
-            (None, _) => wrong(format!("there are several columns of type {}: {}; name one", modality.name(), list())),
+            (None, _) => wrong(format!(
+                "there are several columns of type {}: {}; name one here, or leave the others out: --set 'data.ignore=[{:?}]'",
+                modality.name(),
+                list(),
+                known[1].1
+            )),
         }
     }
 
