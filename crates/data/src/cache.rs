@@ -126,7 +126,7 @@ impl Cache {
     fn write(&self, path: &Path, contents: &[u8]) -> std::io::Result<()> {
         let folder = path.parent().unwrap_or(&self.folder);
         fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = crate::files::temporary_in(folder)?;
         file.write_all(&MAGIC)?;
         file.write_all(&(contents.len() as u64).to_le_bytes())?;
         file.write_all(blake3::hash(contents).as_bytes())?;
