@@ -86,30 +86,34 @@ impl Checkpoint {
 
     /// Reads a checkpoint, checking every file against its checksum.
     fn load(path: &Path) -> std::result::Result<Self, String> {
-        let read = |file: &str| fs::read(path.join(file)).map_err(|e| format!("{file}: {e}"));
-        let checksums: BTreeMap<String, String> =
-            serde_json::from_slice(&read(CHECKSUMS)?).map_err(|e| format!("{CHECKSUMS}: {e}"))?;
-        let checked = |file: &str| -> std::result::Result<Option<Vec<u8>>, String> {
-            let Some(expected) = checksums.get(file) else { return Ok(None) };
-            let bytes = read(file)?;
-            if blake3::hash(&bytes).to_hex().as_str() != expected {
-                return Err(format!("{file} does not have the checksum it was written with"));
-            }
-            Ok(Some(bytes))
-        };
         let optional = |name: &str| -> std::result::Result<Option<Named>, String> {
             let file = format!("{name}.safetensors");
-            checked(&file)?.map(|bytes| read_tensors(&bytes).map_err(|e| format!("{file}: {e}"))).transpose()
+            checked(path, &file)?.map(|bytes| read_tensors(&bytes).map_err(|e| format!("{file}: {e}"))).transpose()
         };
         let required = |name: &str| optional(name)?.ok_or_else(|| format!("{name}.safetensors is missing"));
-        let state = checked(STATE)?.ok_or_else(|| format!("{STATE} is missing"))?;
         Ok(Self {
-            state: serde_json::from_slice(&state).map_err(|e| format!("{STATE}: {e}"))?,
+            state: state(path)?,
             model: required("model")?,
             optimizer: required("optimizer")?,
             ema: optional("ema")?,
             best: optional("best")?,
         })
+    }
+
+    /// The newest checkpoint below `root` whose state is whole, and what determined its run;
+    /// None if there is none at all. Tensors are not read.
+    ///
+    /// # Errors
+    /// When there are checkpoints but the state of none is whole.
+    pub(crate) fn settings(root: &Path) -> Result<Option<(PathBuf, serde_json::Value)>> {
+        let mut problems = Vec::new();
+        for path in candidates(root)? {
+            match state(&path) {
+                Ok(state) => return Ok(Some((path, state.settings))),
+                Err(problem) => problems.push(format!("{}: {problem}", path.display())),
+            }
+        }
+        if problems.is_empty() { Ok(None) } else { Err(TrainError::NoWholeCheckpoint { path: root.into(), problems }) }
     }
 
     /// The newest whole checkpoint below `root`, None if there is none at all.
@@ -130,6 +134,25 @@ impl Checkpoint {
         }
         if problems.is_empty() { Ok(None) } else { Err(TrainError::NoWholeCheckpoint { path: root.into(), problems }) }
     }
+}
+
+/// A file of a checkpoint, checked against its checksum; None if the checkpoint has no such file.
+fn checked(path: &Path, file: &str) -> std::result::Result<Option<Vec<u8>>, String> {
+    let read = |file: &str| fs::read(path.join(file)).map_err(|e| format!("{file}: {e}"));
+    let checksums: BTreeMap<String, String> =
+        serde_json::from_slice(&read(CHECKSUMS)?).map_err(|e| format!("{CHECKSUMS}: {e}"))?;
+    let Some(expected) = checksums.get(file) else { return Ok(None) };
+    let bytes = read(file)?;
+    if blake3::hash(&bytes).to_hex().as_str() != expected {
+        return Err(format!("{file} does not have the checksum it was written with"));
+    }
+    Ok(Some(bytes))
+}
+
+/// The state of a checkpoint.
+fn state(path: &Path) -> std::result::Result<State, String> {
+    let state = checked(path, STATE)?.ok_or_else(|| format!("{STATE} is missing"))?;
+    serde_json::from_slice(&state).map_err(|e| format!("{STATE}: {e}"))
 }
 
 /// Whether a directory of checkpoints holds any.

@@ -124,7 +124,8 @@ pub enum Event<'a> {
     },
     /// A step was taken.
     Step(&'a StepRecord),
-    /// A step was skipped because the loss or a gradient was not finite.
+    /// A step was skipped because the loss or a gradient was not finite, or nothing in it has a
+    /// target.
     Skip(&'a SkipRecord),
     /// Validation begins.
     Validating {

@@ -1,6 +1,8 @@
 //! What can go wrong in training.
 
 use sensorium_engine::EngineError;
+use sensorium_engine::pattern::near;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The result of this crate.
@@ -64,18 +66,20 @@ pub enum TrainError {
     #[error("there are no training batches: check the split and the limits on samples")]
     NoBatches,
     /// The metric to watch is not among those that validation gives.
-    #[error("train.early_stopping.metric: `{wanted}` is not measured here; available: {}", available.join(", "))]
+    #[error("train.early_stopping.metric: `{wanted}` is not measured here; available: {}{}", available.join(", "), near_text(near))]
     Metric {
         /// The metric asked for.
         wanted: String,
         /// Those there are.
         available: Vec<String>,
+        /// Those that come nearest.
+        near: Vec<String>,
     },
     /// Losses or gradients were not finite too often in a row.
     #[error(
         "training diverged: {in_a_row} steps in a row were skipped up to step {step}; the last one because {cause}. \
-         Lower train.lr, lengthen train.warmup or tighten train.clip_norm; \
-         the checkpoint before holds finite weights"
+         Lower train.lr, lengthen train.warmup or tighten train.clip_norm{}",
+        if *saved { "; the checkpoint before holds finite weights" } else { "" }
     )]
     Diverged {
         /// The step of the last skip.
@@ -84,6 +88,8 @@ pub enum TrainError {
         in_a_row: u32,
         /// What was not finite.
         cause: String,
+        /// Whether a checkpoint was written before.
+        saved: bool,
     },
     /// The directory already holds a run.
     #[error("{} already holds a training run: resume it (--resume) or choose another directory", path.display())]
@@ -115,6 +121,11 @@ pub enum TrainError {
 impl TrainError {
     pub(crate) fn config(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Config { key: key.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn metric(wanted: &str, metrics: &BTreeMap<String, f64>) -> Self {
+        let near = near(wanted, metrics.keys().map(String::as_str));
+        Self::Metric { wanted: wanted.into(), available: metrics.keys().cloned().collect(), near }
     }
 
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {

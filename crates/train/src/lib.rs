@@ -100,4 +100,4 @@ pub use progress::Progress;
 pub use record::{EpochRecord, History, Record, SkipRecord, StepRecord};
 pub use schedule::Schedule;
 pub use state::{Best, lower_is_better};
-pub use trainer::{RunOptions, Summary, Trainer, checkpoints_dir};
+pub use trainer::{RunOptions, Summary, Trainer, checkpoints_dir, has_checkpoint};

@@ -197,9 +197,14 @@ pub(crate) fn same_settings(path: &Path, then: &Value, now: &Value) -> Result<()
     let mut keys: Vec<_> = then.keys().chain(now.keys()).collect();
     keys.sort_unstable();
     keys.dedup();
+    keys.retain(|key| then.get(*key) != now.get(*key));
+    // Other shapes follow from other settings; the first of them is enough where nothing else tells.
+    keys.sort_by_key(|key| key.starts_with("model."));
+    if let Some(shapes) = keys.iter().position(|key| key.starts_with("model.")) {
+        keys.truncate(if shapes == 0 { keys.len() } else { shapes });
+    }
     let mut differences: Vec<String> = keys
         .into_iter()
-        .filter(|key| then.get(*key) != now.get(*key))
         .map(|key| {
             let value = |of: &BTreeMap<String, String>| of.get(key).cloned().unwrap_or_else(absent);
             format!("{} was {}, is now {}", key.strip_prefix("run.").unwrap_or(key), value(&then), value(&now))
@@ -285,7 +290,11 @@ mod tests {
         let now =
             serde_json::json!({ "train": { "lr": 0.1, "epochs": 5 }, "run": { "data": "b" }, "model": { "v": [2] } });
         let error = same_settings(Path::new("c"), &then, &now).expect_err("data").to_string();
-        assert!(error.contains("data was \"a\", is now \"b\"") && error.contains("model.v was absent"), "{error}");
+        assert!(error.contains("data was \"a\", is now \"b\"") && !error.contains("model.v"), "{error}");
+        let now =
+            serde_json::json!({ "train": { "lr": 0.1, "epochs": 5 }, "run": { "data": "a" }, "model": { "v": [2] } });
+        let error = same_settings(Path::new("c"), &then, &now).expect_err("shapes").to_string();
+        assert!(error.contains("model.v was absent"), "{error}");
         assert!(same_settings(Path::new("c"), &then, &then).is_ok());
     }
 }

@@ -86,9 +86,7 @@ impl<M: Trainable> Run<'_, M> {
             None if metrics.is_empty() => {
                 Err(TrainError::config("early_stopping.patience", "there is no validation data to watch; set it to 0"))
             }
-            None => {
-                Err(TrainError::Metric { wanted: rule.metric.clone(), available: metrics.keys().cloned().collect() })
-            }
+            None => Err(TrainError::metric(&rule.metric, metrics)),
         }
     }
 

@@ -10,7 +10,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-use crate::checkpoint::Named;
+use crate::checkpoint::{self, Checkpoint, Named};
 use crate::config::TrainConfig;
 use crate::contract::{Judge, Observer, Source, StopFlag, Stopped, Trainable};
 use crate::disk::Disk;
@@ -19,7 +19,7 @@ use crate::groups::Group;
 use crate::log::RunLog;
 use crate::record::History;
 use crate::schedule::Schedule;
-use crate::state::{Best, State};
+use crate::state::{Best, State, same_settings, settings};
 use crate::tensorboard::EventWriter;
 use sensorium_engine::optim::{Ema, Optimizer};
 use std::path::{Path, PathBuf};
@@ -77,6 +77,32 @@ impl Trainer {
         Ok(Self { config, options, disk: Disk::default() })
     }
 
+    /// Finds out before anything is written what [`Trainer::run`] would refuse later: a
+    /// checkpoint of another run, and a metric to watch that is not measured. For that, the
+    /// model is validated as it is, unless what is watched is the loss.
+    ///
+    /// # Errors
+    /// When the checkpoint belongs to another run, or none can be read; when validation fails
+    /// or has no such metric.
+    pub fn check<M: Trainable>(&self, model: &M, judge: &mut dyn Judge<M>) -> Result<()> {
+        if self.options.resume
+            && let Some((path, then)) = Checkpoint::settings(&checkpoints_dir(&self.options.dir))?
+        {
+            let now = settings(&self.config, &self.options.identity, model.params());
+            same_settings(&path, &then, &now)?;
+        }
+        let wanted = &self.config.early_stopping.metric;
+        if wanted == "loss" {
+            return Ok(());
+        }
+        let metrics = judge.judge(model, 0);
+        let metrics = metrics.map_err(|source| TrainError::Caller { what: "validation", epoch: 1, step: 0, source })?;
+        if metrics.is_empty() || metrics.contains_key(wanted) {
+            return Ok(());
+        }
+        Err(TrainError::metric(wanted, &metrics))
+    }
+
     /// Trains a model until the last epoch, early stopping, the time limit or the stop flag.
     ///
     /// Afterwards the model has the weights that validated best (their moving average, with
@@ -105,6 +131,14 @@ impl Trainer {
 /// Where a run below `dir` writes its checkpoints.
 pub fn checkpoints_dir(dir: &Path) -> PathBuf {
     dir.join("checkpoints")
+}
+
+/// Whether a run below `dir` has written a checkpoint, whole or not.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub fn has_checkpoint(dir: &Path) -> Result<bool> {
+    checkpoint::exists(&checkpoints_dir(dir))
 }
 
 /// One run under way.

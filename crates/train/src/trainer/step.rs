@@ -79,10 +79,11 @@ impl<M: Trainable> Run<'_, M> {
         self.state.step += 1;
         let mean = if self.config.grad_accumulation == 1 { 1.0 } else { 1.0 / sums.weight() };
         let norm = global_norm(&gradients) * mean;
-        let cause = cause.or_else(|| match sums.weight() > 0.0 {
-            false => Some("no sample of it has a target".into()),
-            true => (!norm.is_finite()).then(|| self.culprit(&gradients)),
-        });
+        if cause.is_none() && sums.weight() == 0.0 {
+            // Nothing to learn from is no fault of the numbers: it does not count as one.
+            return self.pass("no sample of it has a target".into());
+        }
+        let cause = cause.or_else(|| (!norm.is_finite()).then(|| self.culprit(&gradients)));
         if let Some(cause) = cause {
             return self.skip(cause);
         }
@@ -118,17 +119,23 @@ impl<M: Trainable> Run<'_, M> {
         self.log.append(&Record::Step(record))
     }
 
+    /// Notes a step that changes nothing.
+    fn pass(&mut self, cause: String) -> Result<()> {
+        let record = SkipRecord { step: self.state.step, epoch: self.state.epoch + 1, cause };
+        self.observer.event(&Event::Skip(&record));
+        self.log.append(&Record::Skip(record))
+    }
+
     fn skip(&mut self, cause: String) -> Result<()> {
         self.state.skipped += 1;
         self.state.skipped_in_a_row += 1;
-        let record = SkipRecord { step: self.state.step, epoch: self.state.epoch + 1, cause };
-        self.observer.event(&Event::Skip(&record));
         let diverged = TrainError::Diverged {
             step: self.state.step,
             in_a_row: self.state.skipped_in_a_row,
-            cause: record.cause.clone(),
+            cause: cause.clone(),
+            saved: self.clock.saved_at.is_some(),
         };
-        self.log.append(&Record::Skip(record))?;
+        self.pass(cause)?;
         if self.state.skipped_in_a_row >= SKIPS_IN_A_ROW { Err(diverged) } else { Ok(()) }
     }
 

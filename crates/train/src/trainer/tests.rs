@@ -206,6 +206,7 @@ fn poisoned_steps_are_skipped_and_five_in_a_row_stop_the_run() {
     assert!(bits.iter().all(|b| f32::from_bits(*b).is_finite()));
     let error = attempt(2..7).0.expect_err("five in a row").to_string();
     assert!(error.contains("5 steps in a row were skipped up to step 7") && error.contains("NaN"), "{error}");
+    assert!(!error.contains("checkpoint"), "none was written: {error}");
 }
 
 #[test]
@@ -227,6 +228,39 @@ fn a_metric_that_is_not_measured_is_named() {
     let trainer = Trainer::new(config.clone(), options(dir.path(), false)).expect("valid");
     let error = train(&trainer, &config).1.expect_err("no such metric").to_string();
     assert!(error.contains("`accuracy` is not measured here; available: epoch_error, loss, one_minus"), "{error}");
+    let files = || std::fs::read_dir(dir.path()).expect("listed").count();
+    let before = files();
+    let error = trainer.check(&Net::new(0, 20), &mut Validation(SAMPLES)).expect_err("before training").to_string();
+    assert!(error.contains("`accuracy` is not measured here"), "{error}");
+    let early_stopping = EarlyStopping { metric: "one_mimus".into(), ..EarlyStopping::default() };
+    let trainer = Trainer::new(TrainConfig { early_stopping, ..config }, options(dir.path(), false)).expect("valid");
+    let error = trainer.check(&Net::new(0, 20), &mut Validation(SAMPLES)).expect_err("before training").to_string();
+    assert!(error.contains("near names: one_minus") && files() == before, "{error}");
+}
+
+#[test]
+fn steps_without_targets_are_no_divergence() {
+    struct Aimless(Net);
+    impl Trainable for Aimless {
+        type Batch = crate::fixture::Pair;
+        fn params(&self) -> &Params {
+            self.0.params()
+        }
+        fn params_mut(&mut self) -> &mut Params {
+            self.0.params_mut()
+        }
+        fn loss(&self, tape: &Tape, batch: &Self::Batch, cx: &StepContext) -> std::result::Result<StepLoss, BoxError> {
+            Ok(StepLoss { weight: 0.0, ..self.0.loss(tape, batch, cx)? })
+        }
+    }
+    let (dir, config) =
+        (tempfile::tempdir().expect("dir"), TrainConfig { grad_accumulation: 1, epochs: 1, ..config() });
+    let trainer = Trainer::new(config.clone(), options(dir.path(), false)).expect("valid");
+    let mut net = Aimless(Net::new(0, 20));
+    let before = net.0.bits();
+    let summary = trainer.run(&mut net, &Data::new(&config, SAMPLES), &mut NoJudge, &mut ()).expect("goes through");
+    assert_eq!((summary.skipped, summary.history.skips.len() as u64), (0, summary.steps));
+    assert!(summary.steps > 5 && net.0.bits() == before);
 }
 
 #[test]
