@@ -27,6 +27,8 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 pub const CONFIG_FILE: &str = "config.json";
 /// The resolved configuration's file.
 pub const FIT_FILE: &str = "config.toml";
+/// Its first line.
+pub(crate) const FIT_HEAD: &str = "# The configuration of this model, every automatic choice filled in.\n";
 /// The version of the folder's format.
 pub(crate) const FORMAT: u32 = 1;
 /// The version of a quantised model's, which older programs cannot read.
@@ -127,12 +129,12 @@ pub(crate) fn save_folder(
     config: &FitConfig,
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    // First, since the folder of a run is known by it.
+    let text = toml::to_string(config).map_err(|e| Error::model(folder, e.to_string()))?;
+    write(&folder.join(FIT_FILE), format!("{FIT_HEAD}{text}").as_bytes())?;
     let json = serde_json::to_string_pretty(structure).map_err(|e| Error::model(folder, e.to_string()))?;
     write(&folder.join(CONFIG_FILE), json.as_bytes())?;
-    plan.save(folder)?;
-    let text = toml::to_string(config).map_err(|e| Error::model(folder, e.to_string()))?;
-    let head = "# The configuration of this model, every automatic choice filled in.\n";
-    write(&folder.join(FIT_FILE), format!("{head}{text}").as_bytes())
+    Ok(plan.save(folder)?)
 }
 
 /// Writes the weights, but for those of adapters.

@@ -1,6 +1,7 @@
 //! Interrupted runs go on to the same bits.
 
-use crate::scene::{SMALL, Scene};
+use crate::pretrain::files;
+use crate::scene::{SMALL, Scene, failure};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -90,12 +91,31 @@ fn control_c_ends_with_a_checkpoint() {
 fn a_run_does_not_go_on_under_another_configuration() {
     let scene = Scene::new(60);
     scene.fit("model", &["--set", "train.epochs=2"]).assert().success();
-    let output = scene
-        .fit("model", &["--resume", "--set", "train.epochs=2", "--set", "train.lr=0.1"])
-        .assert()
-        .code(1)
-        .get_output()
-        .clone();
-    let error = String::from_utf8(output.stderr).expect("text");
-    assert!(error.contains("error: ") && error.contains("lr"), "{error}");
+    let before = files(&scene.path().join("model"));
+    let refused = |more: &[&str]| {
+        let error = failure(&mut scene.fit("model", &[&["--resume", "--set", "train.epochs=2"], more].concat()), 1);
+        assert!(files(&scene.path().join("model")) == before, "{more:?}");
+        error
+    };
+    assert!(refused(&["--set", "train.lr=0.1"]).contains("lr"));
+    assert!(refused(&["--set", "fusion.dim=64"]).contains("fusion.dim was 32, is now 64"));
+    let table = String::from_utf8(scene.bytes("table.csv")).expect("text");
+    let rows: Vec<&str> = table.lines().collect();
+    scene.write("table.csv", &(rows[..rows.len() - 12].join("\n") + "\n"));
+    let error = refused(&[]);
+    assert!(error.contains("the table is another one") && !error.contains("training_rows"), "{error}");
+}
+
+#[test]
+fn a_fit_goes_on_only_where_there_is_one() {
+    let scene = Scene::new(60);
+    let resume = || scene.fit("model", &["--resume", "--set", "train.epochs=1"]);
+    assert!(failure(&mut resume(), 1).contains("no run to go on with"));
+    assert!(!scene.path().join("model").exists());
+    scene.fit("model", &["--set", "train.epochs=1"]).assert().success();
+    std::fs::remove_dir_all(scene.path().join("model/checkpoints")).expect("removed");
+    assert!(failure(&mut resume(), 1).contains("finished model, but no checkpoint"));
+    // As if it had been killed before its first checkpoint.
+    std::fs::remove_file(scene.path().join("model/model.safetensors")).expect("removed");
+    resume().assert().success();
 }

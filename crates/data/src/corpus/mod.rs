@@ -90,8 +90,8 @@ impl Corpus {
         folder: &Path,
         name: &str,
     ) -> Result<Corpus> {
-        std::fs::create_dir_all(folder).map_err(|e| DataError::io("create", folder, e))?;
         let fingerprint = fingerprint(files, tokenizer, options)?;
+        std::fs::create_dir_all(folder).map_err(|e| DataError::io("create", folder, e))?;
         let store = match Store::open(folder, name, &fingerprint)? {
             Some(store) => store,
             None => tokenise(files, tokenizer, options, folder, name, &fingerprint)?,
@@ -101,6 +101,31 @@ impl Corpus {
             Unit::Line | Unit::Document => Pieces::Ends(ends(&store.ends()?, options.max_tokens as u64)),
         };
         Ok(Corpus { store, pieces, max_tokens: options.max_tokens })
+    }
+
+    /// Opens as [`Corpus::open`] what a run goes on with: numbers of another text stay as they
+    /// are.
+    ///
+    /// # Errors
+    /// As there, and when the numbers under `name` are those of another text.
+    pub fn reopen(
+        files: &[PathBuf],
+        tokenizer: &Tokenizer,
+        options: &CorpusOptions,
+        folder: &Path,
+        name: &str,
+    ) -> Result<Corpus> {
+        if let Some(then) = store::fingerprint(folder, name)
+            && then != fingerprint(files, tokenizer, options)?
+        {
+            let listed: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+            return Err(DataError::Options(format!(
+                "cannot resume: {} is not the text that the run began with, or corpus.unit, corpus.words or \
+                 corpus.column is another; restore it, or train anew in another folder",
+                listed.join(", ")
+            )));
+        }
+        Corpus::open(files, tokenizer, options, folder, name)
     }
 
     /// The number of pieces. Of blocks the last one is left out where it is

@@ -28,6 +28,15 @@ fn paths(folder: &Path, name: &str) -> [PathBuf; 3] {
     ["tokens", "ends", "json"].map(|kind| folder.join(format!("{name}.{kind}")))
 }
 
+fn described(path: &Path) -> Option<Description> {
+    std::fs::read(path).ok().and_then(|json| serde_json::from_slice(&json).ok())
+}
+
+/// What the numbers under a name were written for; None if there are none that are whole.
+pub(super) fn fingerprint(folder: &Path, name: &str) -> Option<String> {
+    described(&paths(folder, name)[2]).map(|d| d.fingerprint)
+}
+
 /// The numbers, for reading.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -40,8 +49,7 @@ impl Store {
     /// What was written for this fingerprint; None if there is nothing whole.
     pub(super) fn open(folder: &Path, name: &str, fingerprint: &str) -> Result<Option<Self>> {
         let paths = paths(folder, name);
-        let described = std::fs::read(&paths[2]).ok().and_then(|json| serde_json::from_slice(&json).ok());
-        let Some(description) = described.filter(|d: &Description| d.fingerprint == fingerprint) else {
+        let Some(description) = described(&paths[2]).filter(|d| d.fingerprint == fingerprint) else {
             return Ok(None);
         };
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());

@@ -13,7 +13,7 @@ use super::structure::{TextStructure, Texts};
 use super::texts::{RowTexts, Words};
 use super::together::Together;
 use super::validation::Validation;
-use super::{Structures, TEXT_FOLDER, save};
+use super::{Structures, TEXT_FOLDER};
 use crate::fit::{FitOptions, Follower};
 use crate::{Dataset, Error, Result};
 use sensorium_data::{ColumnType, CorpusOptions, Loader};
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Where the token numbers of a corpus lie, within the folder of a run.
-const CORPUS_FOLDER: &str = "corpus";
+pub(super) const CORPUS_FOLDER: &str = "corpus";
 
 /// What is said where a checkpoint brings no decoder or head of its own.
 const NEW_PIXEL_HEAD: &str = "the checkpoint has no head for this masked image modelling: a new one begins";
@@ -63,10 +63,10 @@ pub(super) fn assemble(
         assembly.add_text(config, options, follower)?;
     }
     if config.learns_images() && assembly.structures.image.is_none() {
-        assembly.add_images(config, options, follower)?;
+        assembly.add_images(config, follower)?;
     }
     if config.learns_sounds() && assembly.structures.audio.is_none() {
-        assembly.add_sounds(config, options, follower)?;
+        assembly.add_sounds(config, follower)?;
     }
     Ok(assembly)
 }
@@ -95,7 +95,8 @@ impl Assembly {
             column: None,
         };
         let open = |sources: &[TextSource], name: &str| {
-            Corpora::open(sources, &structure.tokenizer, &how, &out.join(CORPUS_FOLDER), name).map(Arc::new)
+            let place = (&*out.join(CORPUS_FOLDER), name);
+            Corpora::open(sources, &structure.tokenizer, &how, place, options.resume).map(Arc::new)
         };
         let training = open(&sources, "train")?;
         describe_corpora("corpus", &training, follower);
@@ -111,8 +112,14 @@ impl Assembly {
                 ((0..training.len() as u32).collect(), (validation, pieces))
             }
         };
-        if train.is_empty() {
-            return Err(Error::Request("the corpus has no piece that is long enough to learn from".into()));
+        let tokens = training.plain_tokens(&structure.tokenizer);
+        let p = &config.pretrain;
+        let targets = if p.mlm.weight > 0.0 { tokens as f64 * p.mlm.share } else { tokens as f64 - 1.0 };
+        if train.is_empty() || targets < 1.0 {
+            let files: Vec<String> = sources.iter().flat_map(|s| &s.files).map(|f| f.display().to_string()).collect();
+            let of = files[..files.len().min(3)].join(", ");
+            let more = if files.len() > 3 { format!(" and {} more files", files.len() - 3) } else { String::new() };
+            return Err(Error::Request(format!("{of}{more}: {tokens} tokens of text are too few to learn from")));
         }
         let size = BatchSize {
             pieces: if config.train.token_budget > 0 { usize::MAX } else { config.train.batch_size.max(1) },
@@ -123,7 +130,7 @@ impl Assembly {
         self.identity.insert("text".into(), structure.config.clone());
         self.validation.add_text(val_corpus, val, size);
         self.sources.push(Box::new(CorpusSource::new(training, &train, size, config.train.seed)));
-        self.learn_text(config, structure, options, follower)
+        self.learn_text(config, structure, follower)
     }
 
     /// Adds what is learnt of texts, wherever they come from: over a column's
@@ -132,10 +139,8 @@ impl Assembly {
         &mut self,
         config: &PretrainConfig,
         structure: TextStructure,
-        options: &FitOptions,
         follower: &mut dyn Follower,
     ) -> Result<()> {
-        save::save_text_structure(&options.out, &structure, true)?;
         let p = &config.pretrain;
         let weight = if p.mlm.weight > 0.0 { p.mlm.weight } else { p.clm.weight };
         let column = self.columns.as_ref().and_then(|c| c.text);
@@ -163,7 +168,7 @@ impl Assembly {
         self.identity.insert("text".into(), structure.config.clone());
         let words = Arc::new(Words::new(&dataset.table, &names, &structure.tokenizer, config.words())?);
         self.add_rows("texts", texts, follower, |loader| RowTexts { loader, words: Arc::clone(&words) });
-        self.learn_text(config, structure, options, follower)
+        self.learn_text(config, structure, follower)
     }
 
     /// Rows of a table as a source of their own, and those that are held out as
@@ -235,7 +240,6 @@ impl Assembly {
         self.encoders = EncoderFolder::of(&columns, &together, &self.network.params, note);
         let seed = config.train.seed;
         if let Some((at, structure)) = columns.text.zip(structures.text.as_ref()) {
-            save::save_text_structure(&options.out, structure, config.learns_text())?;
             if config.texts_of_table() {
                 let name = columns.plan.columns[at].source.clone();
                 let words = Words::new(&columns.dataset.table, &[name], &structure.tokenizer, config.words())?;
@@ -249,7 +253,6 @@ impl Assembly {
             {
                 structure.name_classes(classes.id2label());
             }
-            save::save_image_structure(&options.out, structure)?;
             self.network.scopes.image = together.scope(at).to_owned();
             let mim = &config.pretrain.mim;
             if mim.weight > 0.0 {
@@ -260,14 +263,12 @@ impl Assembly {
             }
         }
         if let Some((at, structure)) = columns.audio.zip(structures.audio.as_ref()) {
-            save::save_audio_structure(&options.out, structure)?;
             self.network.scopes.audio = together.scope(at).to_owned();
             shares.sounds = Some((at, structure.shortest()));
             let msm = &config.pretrain.msm;
             self.network.add_audio(structure, together.audio(at), msm.masking(), msm.weight, seed)?;
         }
-        if let Some((at, structure)) = columns.video.zip(structures.video.as_ref()) {
-            save::save_frame_structure(&options.out, structure)?;
+        if let Some(at) = columns.video.filter(|_| structures.video.is_some()) {
             self.network.scopes.frames = together.frames_scope(at);
         }
         if !columns.dataset.splits.val.is_empty() {
@@ -279,7 +280,7 @@ impl Assembly {
         self.columns = Some(columns);
         self.structures = structures;
         match self.structures.text.take() {
-            Some(structure) if config.texts_of_table() => self.learn_text(config, structure, options, follower),
+            Some(structure) if config.texts_of_table() => self.learn_text(config, structure, follower),
             text => {
                 self.structures.text = text;
                 Ok(())
@@ -287,15 +288,9 @@ impl Assembly {
         }
     }
 
-    fn add_images(
-        &mut self,
-        config: &mut PretrainConfig,
-        options: &FitOptions,
-        follower: &mut dyn Follower,
-    ) -> Result<()> {
+    fn add_images(&mut self, config: &mut PretrainConfig, follower: &mut dyn Follower) -> Result<()> {
         let Some(dataset) = open_rows(config, ColumnType::Image)? else { return Ok(()) };
         let structure = ImageStructure::new(config, dataset.splits.train.len())?;
-        save::save_image_structure(&options.out, &structure)?;
         let pictures = Media::new(&dataset, config, structure.plan(config, &dataset)?)?;
         self.identity.insert("image".into(), structure.config.clone());
         self.add_rows("pictures", pictures, follower, PictureSource);
@@ -307,15 +302,9 @@ impl Assembly {
         Ok(())
     }
 
-    fn add_sounds(
-        &mut self,
-        config: &mut PretrainConfig,
-        options: &FitOptions,
-        follower: &mut dyn Follower,
-    ) -> Result<()> {
+    fn add_sounds(&mut self, config: &mut PretrainConfig, follower: &mut dyn Follower) -> Result<()> {
         let Some(dataset) = open_rows(config, ColumnType::Audio)? else { return Ok(()) };
         let structure = AudioStructure::new(config, &dataset)?;
-        save::save_audio_structure(&options.out, &structure)?;
         let sounds = Media::new(&dataset, config, Arc::clone(&structure.plan))?;
         self.identity.insert("audio".into(), structure.config.clone());
         let shortest = structure.shortest();

@@ -2,7 +2,7 @@
 //! mixture says how often those of each come.
 
 use super::config::CorpusSection;
-use crate::Result;
+use crate::{Error, Result};
 use sensorium_data::{Corpus, CorpusOptions, Piece, Tokenizer, corpus};
 use sensorium_engine::Random;
 use std::ops::Range;
@@ -52,6 +52,15 @@ impl TextSource {
 fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in named {
+        let table = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
+        if table && path.is_file() {
+            let problem = format!(
+                "{} is a table, not running text; in a configuration, name it as data.table instead (or with --set \
+                 data.table={0:?} beside one) and say what is to be learnt of it",
+                path.display()
+            );
+            return Err(Error::Config { place: "corpus.files".into(), problem });
+        }
         files.extend(corpus::files_of(path)?);
     }
     Ok(files)
@@ -67,22 +76,24 @@ pub(super) struct Corpora {
 
 impl Corpora {
     /// Opens the corpus of each source; their numbers lie in `folder` under
-    /// `name`, `name-2` and so on.
+    /// `name`, `name-2` and so on. A run that goes on (`resume`) must find them
+    /// made from the same text.
     ///
     /// # Errors
-    /// As [`Corpus::open`].
+    /// As [`Corpus::open`] and [`Corpus::reopen`].
     pub(super) fn open(
         sources: &[TextSource],
         tokenizer: &Tokenizer,
         how: &CorpusOptions,
-        folder: &Path,
-        name: &str,
+        (folder, name): (&Path, &str),
+        resume: bool,
     ) -> Result<Self> {
+        let open = if resume { Corpus::reopen } else { Corpus::open };
         let mut this = Self { parts: Vec::new(), weights: Vec::new(), starts: vec![0] };
         for (at, source) in sources.iter().enumerate() {
             let name = if at == 0 { name.to_owned() } else { format!("{name}-{}", at + 1) };
             let how = CorpusOptions { column: source.column.clone(), ..how.clone() };
-            let corpus = Corpus::open(&source.files, tokenizer, &how, folder, &name)?;
+            let corpus = open(&source.files, tokenizer, &how, folder, &name)?;
             this.starts.push(this.len() + corpus.len());
             this.parts.push(corpus);
             this.weights.push(source.weight);
@@ -93,6 +104,13 @@ impl Corpora {
     /// The number of pieces.
     pub(super) fn len(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
+    }
+
+    /// The number of tokens that are no special ones.
+    pub(super) fn plain_tokens(&self, tokenizer: &Tokenizer) -> u64 {
+        // A beginning and an end, or an end alone.
+        let special = if tokenizer.adds_special_tokens() { 2 } else { 1 };
+        self.parts.iter().map(|c| c.tokens().saturating_sub(special * c.texts())).sum()
     }
 
     /// The corpora, in their order.
@@ -233,7 +251,7 @@ mod tests {
             column: None,
         };
         let open = |sources: &[TextSource], name: &str| {
-            Corpora::open(sources, &tokenizer, &how, folder.path(), name).expect("corpora")
+            Corpora::open(sources, &tokenizer, &how, (folder.path(), name), false).expect("corpora")
         };
         let both = open(&sources, "both");
         let alone = [open(&sources[..1], "a"), open(&sources[1..], "b")];

@@ -47,13 +47,14 @@ pub use sections::{CausalStructure, ClmSection, MimMethod, MimSection, MlmSectio
 
 use crate::fit::{FitOptions, Follower};
 use crate::saved::{FIT_FILE, write};
+use crate::verbs::{RunFolder, in_words};
 use crate::{Error, Result};
 use assembly::{Assembly, assemble};
 use network::Network;
 use pictures::{FrameStructure, ImageStructure};
 use sensorium_engine::Tape;
 use sensorium_train::{
-    Event, Inventory, Observer, RunOptions, Source, StepContext, Stopped, Summary, TrainConfig, Trainable, Trainer,
+    Event, Inventory, Observer, Source, StepContext, Stopped, Summary, TrainConfig, Trainable, Trainer,
 };
 use sounds::AudioStructure;
 use source::Sources;
@@ -101,25 +102,26 @@ impl Structures {
 pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dyn Follower) -> Result<Pretraining> {
     let mut config = config.clone();
     config.validate()?;
-    refuse_to_overwrite(options)?;
+    let options = &RUN_FOLDER.enter(options, follower)?;
     let out = &options.out;
-    std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
-    let assembly = assemble(&mut config, options, follower)?;
+    let existed = out.exists();
+    let assembly = assemble(&mut config, options, follower).inspect_err(|_| {
+        if !existed {
+            // A start that fails leaves nothing behind: what else there is in the folder keeps it.
+            _ = std::fs::remove_dir_all(out.join(assembly::CORPUS_FOLDER));
+            _ = std::fs::remove_dir(out);
+        }
+    })?;
     let Assembly { mut network, sources, mut validation, structures, columns, encoders, mut identity } = assembly;
     let source = Sources::new(sources, config.pretrain.epoch_batches);
     sensorium_train::assign(&config.train, &mut network.params)?;
-    write_config(&config, out)?;
-    follower.note(&describe(&config, &network, &source)?);
     identity.insert("config".into(), comparable(&config)?);
-
-    let run = RunOptions {
-        dir: out.clone(),
-        resume: options.resume,
-        time_limit: options.time_limit,
-        stop: options.stop.clone(),
-        identity: identity.into(),
-    };
-    let trainer = Trainer::new(config.train.clone(), run)?;
+    let trainer = Trainer::new(config.train.clone(), options.run(identity.into()))?;
+    trainer.check(&network, &mut validation).map_err(in_words)?;
+    std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
+    write_config(&config, out)?;
+    save::save_structures(out, &structures, config.learns_text())?;
+    follower.note(&describe(&config, &network, &source)?);
     let summary = trainer.run(&mut network, &source, &mut validation, &mut Watch(follower))?;
     if summary.stopped == Stopped::Interrupted {
         return Ok(Pretraining { summary, metrics: BTreeMap::new(), report: None });
@@ -157,26 +159,21 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
     Ok(Pretraining { summary, metrics, report: Some(report) })
 }
 
-/// A finished model is not overwritten unseen.
-fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
-    let written = |folder: &str| options.out.join(folder).join(save::WEIGHTS_FILE).exists();
-    let started = sensorium_train::checkpoints_dir(&options.out).exists()
-        || written(TEXT_FOLDER)
-        || written(IMAGE_FOLDER)
-        || written(AUDIO_FOLDER)
-        || written(PAIR_FOLDER)
-        || written(CAPTION_FOLDER)
-        || written(VIDEO_FOLDER)
-        || written(ENCODER_FOLDER)
-        || written(FUSION_FOLDER);
-    if started && !options.resume {
-        return Err(Error::Request(format!(
-            "{:?} already holds a run; go on with it with --resume, or choose another folder with --out",
-            options.out
-        )));
-    }
-    Ok(())
-}
+/// What a run leaves in its folder.
+const RUN_FOLDER: RunFolder = RunFolder {
+    head: "# The configuration of this pretraining, every automatic choice filled in.\n",
+    finished: &[
+        TEXT_FOLDER,
+        IMAGE_FOLDER,
+        AUDIO_FOLDER,
+        PAIR_FOLDER,
+        CAPTION_FOLDER,
+        VIDEO_FOLDER,
+        ENCODER_FOLDER,
+        FUSION_FOLDER,
+    ],
+    before: &[assembly::CORPUS_FOLDER],
+};
 
 /// Passes events on.
 struct Watch<'a>(&'a mut dyn Follower);
@@ -196,8 +193,7 @@ fn write_config(config: &PretrainConfig, out: &std::path::Path) -> Result<()> {
         *path = std::path::absolute(&*path).map_err(|e| Error::io("find", &*path, e))?;
     }
     let text = toml::to_string(&absolute).map_err(|e| Error::model(out, e.to_string()))?;
-    let head = "# The configuration of this pretraining, every automatic choice filled in.\n";
-    write(&out.join(FIT_FILE), format!("{head}{text}").as_bytes())
+    write(&out.join(FIT_FILE), format!("{}{text}", RUN_FOLDER.head).as_bytes())
 }
 
 /// The configuration as far as it determines the run, beside `[train]`.

@@ -2,6 +2,7 @@
 //! `text.encoder` or `image.encoder` of a fit and for whatever else reads that
 //! family.
 
+use super::Structures;
 use super::captioning::Captioning;
 use super::classes::ImageClass;
 use super::columns::Columns;
@@ -57,12 +58,33 @@ const CLASSES: [(&str, &str, &str); 12] = [
     ("qwen2", "Qwen2ForCausalLM", "causal"),
 ];
 
+/// Writes what is known of every tower before training; `guesses` says whether
+/// tokens are guessed.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(super) fn save_structures(out: &Path, structures: &Structures, guesses: bool) -> Result<()> {
+    if let Some(text) = &structures.text {
+        save_text_structure(out, text, guesses)?;
+    }
+    if let Some(image) = &structures.image {
+        save_image_structure(out, image)?;
+    }
+    if let Some(audio) = &structures.audio {
+        save_audio_structure(out, audio)?;
+    }
+    if let Some(frames) = &structures.video {
+        save_frame_structure(out, frames)?;
+    }
+    Ok(())
+}
+
 /// Writes what is known before training: configuration and tokenizer. `guesses`
 /// says whether there is a head over the tokens.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub(super) fn save_text_structure(out: &Path, structure: &TextStructure, guesses: bool) -> Result<()> {
+fn save_text_structure(out: &Path, structure: &TextStructure, guesses: bool) -> Result<()> {
     let folder = out.join(TEXT_FOLDER);
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
     let mut config = structure.config.clone();
@@ -88,7 +110,7 @@ pub(super) fn save_text_structure(out: &Path, structure: &TextStructure, guesses
 ///
 /// # Errors
 /// When a file cannot be written.
-pub(super) fn save_image_structure(out: &Path, structure: &ImageStructure) -> Result<()> {
+fn save_image_structure(out: &Path, structure: &ImageStructure) -> Result<()> {
     save_described(&out.join(IMAGE_FOLDER), &structure.config, &structure.preprocessor())
 }
 
@@ -96,7 +118,7 @@ pub(super) fn save_image_structure(out: &Path, structure: &ImageStructure) -> Re
 ///
 /// # Errors
 /// When a file cannot be written.
-pub(super) fn save_audio_structure(out: &Path, structure: &AudioStructure) -> Result<()> {
+fn save_audio_structure(out: &Path, structure: &AudioStructure) -> Result<()> {
     save_described(&out.join(AUDIO_FOLDER), &structure.config, &structure.preprocessor())
 }
 
@@ -104,7 +126,7 @@ pub(super) fn save_audio_structure(out: &Path, structure: &AudioStructure) -> Re
 ///
 /// # Errors
 /// When a file cannot be written.
-pub(super) fn save_frame_structure(out: &Path, structure: &FrameStructure) -> Result<()> {
+fn save_frame_structure(out: &Path, structure: &FrameStructure) -> Result<()> {
     save_described(&out.join(VIDEO_FOLDER), &structure.config, &structure.preprocessor())
 }
 

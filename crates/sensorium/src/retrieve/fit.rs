@@ -7,8 +7,8 @@ use super::{RetrievalLearner, Retriever, report};
 use crate::assemble::{augmentation, column_towers, plan_options};
 use crate::config::{FitConfig, RetrieveSection, TaskName};
 use crate::encoders::Encoders;
-use crate::fit::{FitOptions, Follower, Watch, begin, held_out, ready, say_unusable, table_path};
-use crate::verbs::{Dataset, describe_model, measure_step};
+use crate::fit::{FIT_FOLDER, FitOptions, Follower, Watch, begin, held_out, ready, say_unusable, table_path};
+use crate::verbs::{Dataset, describe_model, in_words, measure_step};
 use crate::{Error, Result};
 use sensorium_data::{DataPlan, Loader, Processor};
 use sensorium_model::{ColumnTower, JointConfig, JointModel};
@@ -49,7 +49,8 @@ pub fn fit_retrieval(config: &FitConfig, options: &FitOptions, follower: &mut dy
         return Err(wrong("label.column", "nothing is predicted with task = \"retrieve\"; leave it out"));
     }
     let path = table_path(&config)?;
-    let (dataset, (encoders, similarity)) = begin((&path, &mut config), options, follower, Encoders::open_to_meet)?;
+    let options = &FIT_FOLDER.enter(options, follower)?;
+    let (dataset, (encoders, similarity)) = begin((&path, &mut config), follower, Encoders::open_to_meet)?;
     let plan = saved_or_fitted_plan(&dataset, &mut config, &encoders, options)?;
     let columns = column_towers(&plan, &config, &encoders)?;
     let network = joint_config(columns, "retrieve", &mut config.retrieve, similarity.is_some())?;
@@ -63,6 +64,9 @@ pub fn fit_retrieval(config: &FitConfig, options: &FitOptions, follower: &mut dy
     let sub_batch = config.retrieve.sub_batch;
     let learner = RetrievalLearner { model, params, sub_batch, feature_cache };
     let mut model = Retriever { learner, plan: Arc::new(plan), config };
+    let trainer = Trainer::new(model.config.train.clone(), options.run(identity(&model, &dataset)?))?;
+    let mut judge = Validation::new(&dataset, &model)?;
+    trainer.check(&model.learner, &mut judge).map_err(in_words)?;
     model.save_structure(&options.out)?;
 
     let loader = dataset.for_training(&model.plan, &model.config, augmentation(&model.config))?;
@@ -75,9 +79,6 @@ pub fn fit_retrieval(config: &FitConfig, options: &FitOptions, follower: &mut dy
     let (held_out, split) = held_out(&dataset);
     let before = model.clone();
 
-    let mut judge = Validation::new(&dataset, &model)?;
-    let run = options.run(identity(&model, &dataset)?);
-    let trainer = Trainer::new(model.config.train.clone(), run)?;
     let summary = trainer.run(&mut model.learner, &training, &mut judge, &mut Watch(follower))?;
     say_unusable(&loader, follower);
     if summary.stopped == Stopped::Interrupted {

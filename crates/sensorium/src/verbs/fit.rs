@@ -3,14 +3,14 @@
 use super::dataset::{TrainingRows, open_cache};
 use super::describe::{describe_columns, describe_model, measure_step};
 use super::evaluate::{Answered, EvaluateOptions, Evaluated, answer_loader, evaluate_rows, judged};
-use super::{Dataset, report};
+use super::{Dataset, RunFolder, in_words, report};
 use crate::assemble::{augmentation, model_config, plan_options, resolve};
 use crate::config::{FitConfig, MethodName, TaskName};
 use crate::encoders::Encoders;
 use crate::feature_cache::FeatureCache;
 use crate::finetune;
 use crate::learner::Learner;
-use crate::saved::{Model, save_structure, save_weights};
+use crate::saved::{FIT_HEAD, Model, save_structure, save_weights};
 use crate::task::Objective;
 use crate::{Error, Result};
 use sensorium_data::{DataPlan, Loader, Processor};
@@ -99,7 +99,8 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
             problem: "missing; expected the name of the column to predict (--label COLUMN)".into(),
         });
     }
-    let (dataset, encoders) = begin((&path, &mut config), options, follower, Encoders::open)?;
+    let options = &FIT_FOLDER.enter(options, follower)?;
+    let (dataset, encoders) = begin((&path, &mut config), follower, Encoders::open)?;
     let plan = saved_or_fitted_plan(&dataset, &mut config, &encoders, options)?;
     let label = plan.label.clone().ok_or_else(|| Error::Request("the plan has no label".into()))?;
     let objective = Objective::new(label, &config.label)?;
@@ -108,21 +109,21 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
     let feature_cache = ready(&mut config, (&plan, &encoders), (&mut model, &mut params), |_, _| {}, follower)?;
     let learner = Learner { model, params, objective, feature_cache };
     config.data.table = Some(std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?);
-    save_structure(&options.out, &learner, &plan, &config)?;
-    let plan = Arc::new(plan);
+    let mut model = Model { learner, plan: Arc::new(plan), config };
+    let trainer = Trainer::new(model.config.train.clone(), options.run(identity(&model, &dataset)?))?;
+    let mut judge = Validation::new(&dataset, &model)?;
+    trainer.check(&model.learner, &mut judge).map_err(in_words)?;
+    save_structure(&options.out, &model.learner, &model.plan, &model.config)?;
 
-    let training = dataset.for_training(&plan, &config, augmentation(&config))?;
+    let (learner, config) = (&model.learner, &model.config);
+    let training = dataset.for_training(&model.plan, config, augmentation(config))?;
     let steps = training.batches(0).div_ceil(config.train.grad_accumulation.max(1));
     let fusion = format!("fusion: {:?}, {} features", network.fusion.kind, network.fusion.dim).to_lowercase();
-    let measured = measure_step(&learner, &TrainingRows(&training))?;
-    follower.note(&describe_model((&learner.model, &learner.params), &fusion, &config, steps, measured));
+    let measured = measure_step(learner, &TrainingRows(&training))?;
+    follower.note(&describe_model((&learner.model, &learner.params), &fusion, config, steps, measured));
     let (held_out, split) = held_out(&dataset);
     let before = learner.clone();
-    let mut model = Model { learner, plan, config };
 
-    let mut judge = Validation::new(&dataset, &model)?;
-    let run = options.run(identity(&model, &dataset)?);
-    let trainer = Trainer::new(model.config.train.clone(), run)?;
     let mut watch = Watch(follower);
     let summary = trainer.run(&mut model.learner, &TrainingRows(&training), &mut judge, &mut watch)?;
     say_unusable(&training, follower);
@@ -157,15 +158,12 @@ pub fn fit(config: &FitConfig, options: &FitOptions, follower: &mut dyn Follower
 /// rows there are is filled in.
 ///
 /// # Errors
-/// When the folder for the model holds one already, the table or an encoder
-/// cannot be read, or no row is left to train on.
+/// When the table or an encoder cannot be read, or no row is left to train on.
 pub(crate) fn begin<E>(
     (path, config): (&Path, &mut FitConfig),
-    options: &FitOptions,
     follower: &mut dyn Follower,
     encoders: impl FnOnce(&FitConfig) -> Result<E>,
 ) -> Result<(Dataset, E)> {
-    refuse_to_overwrite(options)?;
     let dataset = Dataset::open(path, config)?;
     for note in dataset.table.notes() {
         follower.note(note);
@@ -262,18 +260,8 @@ pub(crate) fn table_path(config: &FitConfig) -> Result<PathBuf> {
     })
 }
 
-/// A finished model is not overwritten unseen.
-fn refuse_to_overwrite(options: &FitOptions) -> Result<()> {
-    let started = sensorium_train::checkpoints_dir(&options.out).exists()
-        || options.out.join(crate::saved::WEIGHTS_FILE).exists();
-    if started && !options.resume {
-        return Err(Error::Request(format!(
-            "{:?} already holds a run; go on with it with --resume, or choose another folder with --out",
-            options.out
-        )));
-    }
-    Ok(())
-}
+/// What a fit leaves in its folder.
+pub(crate) const FIT_FOLDER: RunFolder = RunFolder { head: FIT_HEAD, finished: &[""], before: &[] };
 
 /// The plan that a resumed run began with, or a fresh one.
 pub(crate) fn saved_or_fitted_plan(
