@@ -45,7 +45,7 @@ pub use corpus::{Corpus, CorpusOptions, Piece, Unit};
 pub use error::{DataError, Result};
 pub use inspect::{InspectOptions, Inspection, inspect};
 pub use label::{LabelOptions, LabelSpec, LabelTask, Target};
-pub use loader::{BatchSize, Epoch, Loader, LoaderOptions, LoaderStatistics, OnBad};
+pub use loader::{BadCells, BatchSize, Epoch, Loader, LoaderOptions, LoaderStatistics, OnBad};
 pub use pack::{ColumnPack, Pack};
 pub use plan::{ColumnPlan, DataPlan, PlanOptions};
 pub use processor::Processor;

@@ -16,5 +16,6 @@ mod pretrained;
 mod quantize;
 mod resume;
 mod retrieve;
+mod run_folder;
 mod scene;
 mod search;

@@ -1,6 +1,6 @@
 //! Interrupted runs go on to the same bits.
 
-use crate::pretrain::files;
+use crate::run_folder::files;
 use crate::scene::{SMALL, Scene, failure};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

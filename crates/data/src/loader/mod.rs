@@ -8,8 +8,9 @@
 mod order;
 mod prefetch;
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rayon::prelude::*;
@@ -115,6 +116,17 @@ impl LoaderStatistics {
     }
 }
 
+/// The rows of a column of which the cell could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadCells {
+    /// The column.
+    pub column: String,
+    /// How many rows, each counted once over all epochs.
+    pub rows: u64,
+    /// What was wrong with the first of them in the table.
+    pub first: Problem,
+}
+
 /// Counters behind [`LoaderStatistics`].
 #[derive(Debug, Default)]
 struct Counters {
@@ -135,6 +147,8 @@ struct Source {
     sampler: Sampler,
     options: LoaderOptions,
     counters: Counters,
+    /// Of each column the rows with a problem, and that of the first.
+    bad: Mutex<BTreeMap<String, (BTreeSet<u64>, Problem)>>,
 }
 
 impl Source {
@@ -190,7 +204,7 @@ impl Loader {
         }
         let binding = Binding::new(&plan, &table)?;
         let sampler = Sampler::new(plan, table.folder(), cache);
-        let source = Source { table, binding, sampler, options, counters: Counters::default() };
+        let source = Source { table, binding, sampler, options, counters: Counters::default(), bad: Mutex::default() };
         let needs_costs = source.options.bucket_window > 1 || matches!(source.options.batch_size, BatchSize::Tokens(_));
         let costs = if needs_costs {
             rows.par_iter().map(|row| source.cost(*row)).collect::<Result<Vec<u32>>>()?
@@ -246,6 +260,17 @@ impl Loader {
         }
     }
 
+    /// The cells that could not be used so far, by column.
+    pub fn bad_cells(&self) -> Vec<BadCells> {
+        let bad = self.source.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = |(column, (rows, first)): (&String, &(BTreeSet<u64>, Problem))| BadCells {
+            column: column.clone(),
+            rows: rows.len() as u64,
+            first: first.clone(),
+        };
+        bad.iter().map(told).collect()
+    }
+
     fn order(&self, epoch: u64) -> EpochOrder {
         let options = &self.source.options;
         let shuffle = options.shuffle.then_some((options.seed, epoch));
@@ -299,12 +324,25 @@ impl Source {
         Ok(u32::try_from(cost).unwrap_or(u32::MAX).max(1))
     }
 
+    /// Remembers the problems of a row.
+    fn note(&self, problems: &[Problem]) {
+        for problem in problems {
+            let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+            let (rows, first) = bad.entry(problem.column.clone()).or_insert_with(|| (BTreeSet::new(), problem.clone()));
+            rows.insert(problem.row);
+            if problem.row < first.row {
+                *first = problem.clone();
+            }
+        }
+    }
+
     /// Applies the policy to the samples of a batch.
     fn pack(&self, samples: Vec<Sample>, bad: &mut Vec<Problem>) -> Result<Pack> {
         let mut kept = Vec::with_capacity(samples.len());
         let (mut bad_rows, mut skipped) = (0, 0);
         for sample in samples {
             bad_rows += u64::from(!sample.problems.is_empty());
+            self.note(&sample.problems);
             if let (OnBad::Fail, Some(problem)) = (self.options.on_bad, sample.problems.first()) {
                 return Err(DataError::cell(problem.row, &problem.column, problem.message.clone()));
             }

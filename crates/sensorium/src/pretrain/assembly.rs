@@ -32,6 +32,8 @@ pub(super) struct Assembly {
     pub network: Network,
     pub sources: Vec<Box<dyn Source<Batch>>>,
     pub validation: Validation,
+    /// What training rows of tables are read by.
+    pub loaders: Vec<Loader>,
     pub structures: Structures,
     pub columns: Option<Columns>,
     /// Encoders that columns began with, to be written with what they learnt.
@@ -50,6 +52,7 @@ pub(super) fn assemble(
         network: Network::new(config.train.gradient_checkpointing),
         sources: Vec::new(),
         validation: Validation::new(config.corpus.seed),
+        loaders: Vec::new(),
         structures: Structures::default(),
         columns: None,
         encoders: Vec::new(),
@@ -185,6 +188,7 @@ impl Assembly {
         if media.held_out > 0 {
             self.validation.add(Box::new(source(media.validation)));
         }
+        self.loaders.push(media.training.clone());
         self.sources.push(Box::new(source(media.training)));
     }
 
@@ -275,7 +279,9 @@ impl Assembly {
             self.validation.add(Box::new(columns.held_out(shares.clone())?));
             self.validation.compare(&columns, config)?;
         }
-        self.sources.push(Box::new(columns.source(shares)?));
+        let training = columns.source(shares)?;
+        self.loaders.push(training.loader.clone());
+        self.sources.push(Box::new(training));
         self.network.together = Some(together);
         self.columns = Some(columns);
         self.structures = structures;

@@ -366,7 +366,7 @@ pub(super) struct Shares {
 
 /// Rows of a table as batches.
 pub(super) struct ColumnSource {
-    loader: Loader,
+    pub loader: Loader,
     cells: Cells,
     shares: Shares,
 }

@@ -45,7 +45,7 @@ pub use encoder_folders::ENCODER_FOLDER;
 pub use save::{AUDIO_FOLDER, CAPTION_FOLDER, FUSION_FOLDER, IMAGE_FOLDER, PAIR_FOLDER, TEXT_FOLDER, VIDEO_FOLDER};
 pub use sections::{CausalStructure, ClmSection, MimMethod, MimSection, MlmSection, MsmSection};
 
-use crate::fit::{FitOptions, Follower};
+use crate::fit::{FitOptions, Follower, say_unusable, unusable};
 use crate::saved::{FIT_FILE, write};
 use crate::verbs::{RunFolder, in_words};
 use crate::{Error, Result};
@@ -112,7 +112,8 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
             _ = std::fs::remove_dir(out);
         }
     })?;
-    let Assembly { mut network, sources, mut validation, structures, columns, encoders, mut identity } = assembly;
+    let Assembly { mut network, sources, mut validation, loaders, structures, columns, encoders, mut identity } =
+        assembly;
     let source = Sources::new(sources, config.pretrain.epoch_batches);
     sensorium_train::assign(&config.train, &mut network.params)?;
     identity.insert("config".into(), comparable(&config)?);
@@ -123,6 +124,7 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
     save::save_structures(out, &structures, config.learns_text())?;
     follower.note(&describe(&config, &network, &source)?);
     let summary = trainer.run(&mut network, &source, &mut validation, &mut Watch(follower))?;
+    loaders.iter().for_each(|training| say_unusable(training, follower));
     if summary.stopped == Stopped::Interrupted {
         return Ok(Pretraining { summary, metrics: BTreeMap::new(), report: None });
     }
@@ -155,7 +157,8 @@ pub fn pretrain(config: &PretrainConfig, options: &FitOptions, follower: &mut dy
         }
     }
     let metrics = if validation.is_empty() { BTreeMap::new() } else { validation.measure(&network)? };
-    let report = report::write(out, &metrics, &summary, (&structures, &network), &config)?;
+    let unread: Vec<String> = loaders.iter().flat_map(unusable).collect();
+    let report = report::write(out, (&metrics, &unread), &summary, (&structures, &network), &config)?;
     Ok(Pretraining { summary, metrics, report: Some(report) })
 }
 

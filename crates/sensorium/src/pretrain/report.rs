@@ -24,13 +24,13 @@ const PAGE: &str = "report.html";
 /// Points of the training curve, at most.
 const CURVE_POINTS: usize = 400;
 
-/// Writes all of it; returns the page.
+/// Writes all of it, with the rows that could not be read; returns the page.
 ///
 /// # Errors
 /// When a file cannot be written.
 pub(super) fn write(
     folder: &Path,
-    metrics: &BTreeMap<String, f64>,
+    (metrics, unread): (&BTreeMap<String, f64>, &[String]),
     summary: &Summary,
     (structures, network): (&Structures, &Network),
     config: &PretrainConfig,
@@ -42,7 +42,8 @@ pub(super) fn write(
         let name = chart.y_label.split_whitespace().next().unwrap_or("loss");
         write_file(&folder.join(format!("{name}.svg")), chart.to_svg().as_bytes())?;
     }
-    let facts = facts(config, structures, network, summary);
+    let mut facts = facts(config, structures, network, summary);
+    facts.extend(unread.iter().map(|text| ("could not be used".to_owned(), text.clone())));
     let values: Vec<(String, String)> =
         metrics.iter().map(|(name, x)| (name.replace('_', " "), format!("{x:.4}"))).collect();
     let title = format!("Pretraining: {}", names(structures).join(", "));

@@ -349,7 +349,7 @@ mod tests {
         let tokenizer =
             Tokenizer::train(TextSource::texts(&sources), &TokenizerOptions::default()).expect("vocabulary");
         let options = CorpusOptions { unit: Unit::Line, max_tokens: 64, words: WordsBy::Pieces, column: None };
-        let corpus = Corpora::open(&sources, &tokenizer, &options, folder.path(), "train").expect("corpus");
+        let corpus = Corpora::open(&sources, &tokenizer, &options, (folder.path(), "train"), false).expect("corpus");
         let pieces: Vec<u32> = (0..corpus.len() as u32).collect();
         CorpusSource::new(Arc::new(corpus), &pieces, size, 3)
     }

@@ -13,7 +13,7 @@ use crate::learner::Learner;
 use crate::saved::{FIT_HEAD, Model, save_structure, save_weights};
 use crate::task::Objective;
 use crate::{Error, Result};
-use sensorium_data::{DataPlan, Loader, Processor};
+use sensorium_data::{BadCells, DataPlan, Loader, Processor};
 use sensorium_engine::Params;
 use sensorium_eval::Evaluation;
 use sensorium_model::{Frozen, FusionKind, MultimodalModel, Towers};
@@ -294,13 +294,18 @@ fn identity(model: &Model, dataset: &Dataset) -> Result<serde_json::Value> {
     }))
 }
 
-/// Says how many cells of training rows could not be used.
+/// Says which cells of training rows could not be used.
 pub(crate) fn say_unusable(training: &Loader, follower: &mut dyn Follower) {
-    if let bad @ 1.. = training.statistics().bad {
-        follower.note(&format!(
-            "{bad} cells of training rows could not be used over all epochs; `sensorium inspect` lists them"
-        ));
+    for text in unusable(training) {
+        follower.note(&format!("could not be used: {text}; `sensorium inspect` lists them"));
     }
+}
+
+/// Of each column the rows that could not be used, and why the first could not.
+pub(crate) fn unusable(training: &Loader) -> Vec<String> {
+    let of = training.rows().len();
+    let told = |bad: BadCells| format!("{} of {of} rows of {:?}, first {}", bad.rows, bad.column, bad.first);
+    training.bad_cells().into_iter().map(told).collect()
 }
 
 /// The rows that speak for the model: the test split, else the validation split.
