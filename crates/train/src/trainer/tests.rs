@@ -191,22 +191,24 @@ fn accumulated_batches_are_one_large_batch() {
 
 #[test]
 fn poisoned_steps_are_skipped_and_five_in_a_row_stop_the_run() {
-    let config = TrainConfig { grad_accumulation: 1, epochs: 2, ..config() };
-    let attempt = |poisoned| {
+    let often = TrainConfig { grad_accumulation: 1, epochs: 2, ..config() };
+    let attempt = |config: &TrainConfig, poisoned| {
         let dir = tempfile::tempdir().expect("dir");
         let trainer = Trainer::new(config.clone(), options(dir.path(), false)).expect("valid");
         let mut net = Net::new(0, 20);
-        let source = Data { poisoned, ..Data::new(&config, SAMPLES) };
+        let source = Data { poisoned, ..Data::new(config, SAMPLES) };
         let summary = trainer.run(&mut net, &source, &mut Validation(SAMPLES), &mut ());
         (summary, net.bits())
     };
-    let (summary, bits) = attempt(2..6);
+    let (summary, bits) = attempt(&often, 2..6);
     let summary = summary.expect("four in a row are borne");
     assert_eq!((summary.steps, summary.skipped, summary.history.skips.len()), (18, 8, 8));
     assert!(bits.iter().all(|b| f32::from_bits(*b).is_finite()));
-    let error = attempt(2..7).0.expect_err("five in a row").to_string();
-    assert!(error.contains("5 steps in a row were skipped up to step 7") && error.contains("NaN"), "{error}");
-    assert!(!error.contains("checkpoint"), "none was written: {error}");
+    for (config, written) in [(often.clone(), true), (TrainConfig { checkpoint_every: rarely(), ..often }, false)] {
+        let error = attempt(&config, 2..7).0.expect_err("five in a row").to_string();
+        assert!(error.contains("5 steps in a row were skipped up to step 7") && error.contains("NaN"), "{error}");
+        assert_eq!(error.contains("the checkpoint before holds finite weights"), written, "{error}");
+    }
 }
 
 #[test]
