@@ -138,10 +138,7 @@ impl Captioning {
     /// What is learnt, in words.
     pub(super) fn describe(&self) -> String {
         let decoder = &self.config["decoder"];
-        format!(
-            "captions: a decoder of {} layers of {}, cross-attention to the picture",
-            decoder["n_layer"], decoder["n_embd"]
-        )
+        format!("a decoder of {} layers of {}, cross-attention to the picture", decoder["n_layer"], decoder["n_embd"])
     }
 }
 

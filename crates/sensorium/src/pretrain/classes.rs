@@ -140,7 +140,7 @@ impl ImageClass {
 
     /// What is learnt, in words.
     pub(super) fn describe(&self) -> String {
-        format!("classes of pictures: {}", self.labels.names.len())
+        format!("{} of pictures", self.labels.names.len())
     }
 }
 

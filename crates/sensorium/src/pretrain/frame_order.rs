@@ -60,7 +60,7 @@ impl FrameOrder {
     /// What is learnt, in words.
     pub(super) fn describe(&self) -> String {
         let hidden = if self.hidden_frame > 0.0 { ", and what a hidden one showed" } else { "" };
-        format!("frames: where each of the shuffled stood{hidden}")
+        format!("where each of the shuffled stood{hidden}")
     }
 
     /// The losses over the videos of a batch that have several frames.

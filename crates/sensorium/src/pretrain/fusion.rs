@@ -159,6 +159,6 @@ impl Fusion {
 
     /// What is learnt, in words.
     pub(super) fn describe(&self) -> String {
-        format!("fusion: a decoder over {} tokens of texts and {}", self.words, self.codes.describe())
+        format!("a decoder over {} tokens of texts and {}", self.words, self.codes.describe())
     }
 }

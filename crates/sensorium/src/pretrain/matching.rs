@@ -52,7 +52,7 @@ impl Matching {
     /// belong together are drawn.
     pub(super) fn describe(&self, by_similarity: bool) -> String {
         let drawn = if by_similarity { "in proportion to contrastive similarity" } else { "all alike" };
-        format!("matching: what does not belong together is drawn {drawn}")
+        format!("what does not belong together is drawn {drawn}")
     }
 
     /// The loss over the pairs of a batch and as many again twice that do not

@@ -60,7 +60,8 @@ fn card(
     (structures, network): (&Structures, &Network),
     config: &PretrainConfig,
 ) -> String {
-    let mut card = format!("# {}, pretrained\n\nMade by Sensorium, without labels.", names(structures).join(" and "));
+    let labels = if config.pretrain.image_class.weight > 0.0 { "" } else { ", without labels" };
+    let mut card = format!("# {}, pretrained\n\nMade by Sensorium{labels}.", names(structures).join(" and "));
     let mut used = String::new();
     if let Some(text) = &structures.text {
         let (what, class) = match &text.model {

@@ -270,7 +270,7 @@ impl Together {
 
     /// What is learnt, in lines.
     pub(super) fn describe(&self) -> String {
-        self.facts().into_iter().map(|(_, fact)| fact).collect::<Vec<_>>().join("\n")
+        self.facts().into_iter().map(|(name, fact)| format!("{name}: {fact}")).collect::<Vec<_>>().join("\n")
     }
 
     /// What is learnt, by name.
