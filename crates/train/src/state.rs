@@ -198,7 +198,7 @@ pub(crate) fn same_settings(path: &Path, then: &Value, now: &Value) -> Result<()
     keys.sort_unstable();
     keys.dedup();
     keys.retain(|key| then.get(*key) != now.get(*key));
-    // Other shapes follow from other settings; the first of them is enough where nothing else tells.
+    // Other shapes follow from other settings: they are told only where nothing else is.
     keys.sort_by_key(|key| key.starts_with("model."));
     if let Some(shapes) = keys.iter().position(|key| key.starts_with("model.")) {
         keys.truncate(if shapes == 0 { keys.len() } else { shapes });

@@ -91,10 +91,21 @@ impl Corpus {
         name: &str,
     ) -> Result<Corpus> {
         let fingerprint = fingerprint(files, tokenizer, options)?;
+        Self::made(files, tokenizer, options, (folder, name), &fingerprint)
+    }
+
+    /// Opens what was made for a fingerprint, or makes it.
+    fn made(
+        files: &[PathBuf],
+        tokenizer: &Tokenizer,
+        options: &CorpusOptions,
+        (folder, name): (&Path, &str),
+        fingerprint: &str,
+    ) -> Result<Corpus> {
         std::fs::create_dir_all(folder).map_err(|e| DataError::io("create", folder, e))?;
-        let store = match Store::open(folder, name, &fingerprint)? {
+        let store = match Store::open(folder, name, fingerprint)? {
             Some(store) => store,
-            None => tokenise(files, tokenizer, options, folder, name, &fingerprint)?,
+            None => tokenise(files, tokenizer, options, folder, name, fingerprint)?,
         };
         let pieces = match options.unit {
             Unit::Block => Pieces::Even,
@@ -115,9 +126,8 @@ impl Corpus {
         folder: &Path,
         name: &str,
     ) -> Result<Corpus> {
-        if let Some(then) = store::fingerprint(folder, name)
-            && then != fingerprint(files, tokenizer, options)?
-        {
+        let fingerprint = fingerprint(files, tokenizer, options)?;
+        if store::fingerprint(folder, name).is_some_and(|then| then != fingerprint) {
             let listed: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
             return Err(DataError::Options(format!(
                 "cannot resume: {} is not the text that the run began with, or corpus.unit, corpus.words or \
@@ -125,7 +135,7 @@ impl Corpus {
                 listed.join(", ")
             )));
         }
-        Corpus::open(files, tokenizer, options, folder, name)
+        Self::made(files, tokenizer, options, (folder, name), &fingerprint)
     }
 
     /// The number of pieces. Of blocks the last one is left out where it is
